@@ -1,0 +1,1 @@
+"""Who chooses the sparsity: reinforcement-learning agents and the baselines they must beat."""

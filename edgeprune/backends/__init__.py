@@ -1,0 +1,1 @@
+"""How an ONNX graph becomes something a target runs."""

@@ -1,0 +1,49 @@
+"""The contract of a runtime: emit an artifact, open it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from edgeprune.model import ModelSpec, OnnxModel, Runner
+from edgeprune.profiles.board import Board
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a backend wrote for a board: the file it runs, and what really runs inside.
+
+    ``precisions`` counts the convolutions by the precision the runtime's optimized graph executes them in, for example
+    ``{"int8": 19, "fp32": 1}``; empty when the runtime cannot tell.
+    """
+
+    path: Path
+    spec: ModelSpec
+    runtime: str
+    precisions: Mapping[str, int]
+
+    def size_bytes(self) -> int:
+        """Return the bytes to deploy."""
+        return self.path.stat().st_size
+
+
+class Backend(ABC):
+    """A runtime. Fields of a subclass are its options."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
+        """Write the artifact for ``board`` into ``directory`` and return it. Raises BadModel if the runtime refuses it."""
+
+    @abstractmethod
+    def open(self, artifact: Artifact, threads: int) -> AbstractContextManager[Runner]:
+        """Load the artifact with a fixed thread count; the runner may reuse its output buffers until the next call."""
+
+    @abstractmethod
+    def peak_memory_bytes(self, artifact: Artifact, threads: int) -> int | None:
+        """Return the peak resident memory that loading and running costs a fresh process; None if it cannot be told."""

@@ -1,0 +1,1 @@
+"""The driver: one build from model to report."""

@@ -1,0 +1,206 @@
+"""What a build says about itself: plain data, JSON in and out. ``None`` always means "not measured", never 0.
+
+``Report`` is the schema of ``report.json``; ``edgeprune list schema`` prints it as JSON Schema.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "edgeprune-report/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """A task's score on a split: higher is better, a fraction in [0, 1] for top-1 and mAP.
+
+    ``per_item`` holds one value an image (float64, shape (n,)), in split order, so that two models can be paired;
+    ``value`` is their mean where the score is one (top-1), else the score of the whole set.
+    """
+
+    value: float
+    n: int
+    per_item: NDArray[np.float64]
+
+    def drop_to(self, other: Score) -> tuple[float, float]:
+        """Return (drop, standard error) of ``other`` below this score, paired on the same images.
+
+        The standard error is that of the mean of the per-image differences: sd / sqrt(n).
+        """
+        if self.n != other.n:
+            raise ValueError(f"scores of {self.n} and {other.n} images cannot be paired")
+        difference = self.per_item - other.per_item
+        error = float(difference.std(ddof=1) / np.sqrt(self.n)) if self.n > 1 else 0.0
+        return self.value - other.value, error
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Latency(_Data):
+    """Percentiles of single-run latency in milliseconds."""
+
+    p50: float
+    p90: float
+    p99: float
+
+
+class Measurement(_Data):
+    """What running an artifact on a target cost. ``unavailable`` carries no numbers."""
+
+    source: Literal["measured", "estimated", "unavailable"]
+    latency_ms: Latency | None = None
+    runs: int | None = Field(None, description="timed runs the percentiles are over")
+    warmup: int | None = Field(None, description="untimed runs before the first timed one")
+    ratio: float | None = Field(None, description="p50 against the original's in the same interleaved session")
+    ratio_interval: tuple[float, float] | None = Field(None, description="95 % interval of that ratio over rounds")
+    power_mw: float | None = None
+    energy_mj: float | None = None
+    energy_source: Literal["measured", "estimated", "unavailable"] = "unavailable"
+    peak_memory_bytes: int | None = None
+    noisy: bool = Field(False, description="the spread stayed above the guard's bound: do not rank by it")
+    conditions: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScoreReport(_Data):
+    """A score with the split it was taken on, its paired drop and the 95 % interval of that drop."""
+
+    value: float
+    n: int
+    split: Literal["search", "test", "synthetic"]
+    drop: float | None = Field(None, description="paired drop against the original on the same images")
+    drop_interval: tuple[float, float] | None = None
+
+
+class Candidate(_Data):
+    """A finished artifact: exported, at its final precision, scored and timed like every other."""
+
+    name: str = Field(description="original, quantized-only, pruned-only, pruned-quantized, or a bisection probe")
+    score: ScoreReport | None = None
+    macs: float | None = None
+    parameters: int | None = None
+    size_bytes: int | None = None
+    precisions: dict[str, int] = Field(default_factory=dict, description="convolution count by precision that really runs")
+    measurement: Measurement = Measurement(source="unavailable")
+    held_floor: bool | None = None
+    chosen: bool = False
+    note: str = Field("", description="why it was chosen, dropped or not built")
+
+
+class StepRecord(_Data):
+    """One pass of the pipeline as it ran."""
+
+    name: str = Field(serialization_alias="pass", validation_alias="pass")
+    options: dict[str, Any]
+    candidate: str = ""
+    seconds: float
+    cached: bool
+    facts: dict[str, Any] = Field(default_factory=dict, description="what the pass found out, by its own names")
+
+
+class GroupRow(_Data):
+    """What became of one group of coupled channels, and why."""
+
+    group: str
+    channels: int
+    kept: int
+    dropped_block: str | None = None
+    ladder: tuple[int, ...] = ()
+    macs_share: float | None = None
+    reason: str = ""
+
+
+class SearcherRow(_Data):
+    """What one searcher (agent or baseline) spent and found, at one cost target."""
+
+    name: str
+    target: float = Field(description="cost ceiling as a share of the original's MACs (or parameters)")
+    evaluations: int = Field(description="true evaluations it spent; repeats and shared ones are free")
+    best: float | None = Field(None, description="best search score, before fine-tuning")
+    cost: float | None = Field(None, description="MACs (or parameters) of that best plan as a share of the original's")
+
+
+class Evaluation(_Data):
+    """One plan evaluated in the search, in order."""
+
+    searcher: str
+    target: float
+    cost: float
+    score: float
+
+
+class Search(_Data):
+    """The search as a whole."""
+
+    agent: str
+    evaluations: int
+    resumed: int = Field(0, description="of these, read back from the journal of an interrupted run")
+    best: float | None = None
+    warm_start: float | None = Field(None, description="best score among the warm start's plans")
+    gain_over_warm_start: float | None = None
+    agent_overhead: float | None = Field(None, description="share of search time not spent evaluating")
+    searchers: list[SearcherRow] = Field(default_factory=list)
+    history: list[Evaluation] = Field(default_factory=list)
+
+
+class CheckRow(_Data):
+    """One limit of the budget and what was found."""
+
+    quantity: str
+    limit: float
+    found: float | None
+    basis: Literal["measured", "estimated", "exact", "unchecked"]
+    held: bool | None
+
+
+class SplitRow(_Data):
+    """A split by name: what it is for, where it came from, how many images."""
+
+    name: str
+    n: int
+    origin: str
+
+
+class ArtifactRow(_Data):
+    """A file of the build."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+
+class Report(_Data):
+    """Everything a build says about itself: the content of ``report.json``."""
+
+    schema_: str = Field(SCHEMA, serialization_alias="schema", validation_alias="schema")
+    verdict: Literal["met", "not-met", "infeasible", "unchecked"]
+    basis: Literal["measured", "estimated", "exact", "unchecked"]
+    budget: list[CheckRow]
+    target: dict[str, Any]
+    splits: list[SplitRow]
+    baseline: Candidate
+    result: Candidate | None
+    candidates: list[Candidate]
+    probes: list[Candidate] = Field(default_factory=list, description="finished artifacts the bisection tried")
+    steps: list[StepRecord]
+    search: Search | None
+    plan: list[GroupRow]
+    learning: list[dict[str, Any]] = Field(default_factory=list, description="fine-tune epochs: candidate, epoch, loss, score")
+    artifacts: list[ArtifactRow]
+    environment: dict[str, Any]
+    notes: list[str] = Field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Return indented JSON with stable key order."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Report:
+        """Read what ``to_json`` wrote; raises pydantic.ValidationError for anything else."""
+        return cls.model_validate_json(text)

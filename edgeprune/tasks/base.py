@@ -1,0 +1,73 @@
+"""The contract between a build and what the model is for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from edgeprune.model import ModelSpec, Predict
+from edgeprune.report import Score
+
+Split = Literal["search", "test"]
+
+
+class Batch(NamedTuple):
+    """Training images, float32 (n, C, H, W), and whatever the task's loss needs beside them."""
+
+    inputs: Tensor
+    targets: Any
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """A split by name (train, search, test), where it came from and how many images it holds."""
+
+    name: str
+    n: int
+    origin: str
+
+
+class Task(ABC):
+    """Data, loss and score of one dataset; the same evaluator judges torch modules, ONNX sessions and engines.
+
+    Three splits: *train* is trained on, *search* judges inside a build, *test* is read once for the original and once for
+    the final artifact and never chooses anything.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def spec(self) -> ModelSpec:
+        """Return the input shape (batch 1), normalisation and classes of this data."""
+
+    @abstractmethod
+    def splits(self) -> tuple[SplitInfo, ...]:
+        """Return the splits in the order train, search, test."""
+
+    @abstractmethod
+    def train_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
+        """Yield one epoch of shuffled, augmented training batches: a pure function of (epoch, seed)."""
+
+    @abstractmethod
+    def train_steps(self) -> int:
+        """Return the number of batches ``train_batches`` yields."""
+
+    @abstractmethod
+    def calibration_batches(self) -> Iterator[Tensor]:
+        """Yield training images as evaluation sees them, float32 (n, C, H, W), always the same ones in the same order."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the label loss of a batch, a scalar."""
+
+    @abstractmethod
+    def score(self, predict: Predict, split: Split, indices: Sequence[int] | None = None) -> Score:
+        """Score a model on a split, or on the images of it that ``indices`` names; higher is better."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return the sha256 over the data's *content* and every option that changes what the methods return."""
