@@ -1,0 +1,23 @@
+"""What every test needs: one thread, a cache of its own, and the optional data folder."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache out of the tests, and the tests out of the user's cache."""
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def data_pack() -> Path:
+    """The offline data pack, or a skip that says so."""
+    folder = Path(os.environ.get("EDGEPRUNE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not (folder / "weights").is_dir():
+        pytest.skip("the data pack is not here; set EDGEPRUNE_DATA to its folder")
+    return folder
