@@ -72,17 +72,19 @@ class Cut:
 Plan = tuple[Cut, ...]
 
 
-def ladder(channels: int, multiple: int = 1, segments: int = 1) -> tuple[int, ...]:
-    """Return the kept counts on offer for a group, descending from ``channels`` to never less than one step.
+def ladder(channels: int, multiples: Sequence[int] = (1,), segments: int = 1) -> tuple[int, ...]:
+    """Return the kept counts on offer for a group: at most one a fraction of FRACTIONS, descending from ``channels``.
 
-    Each of FRACTIONS is rounded to the nearest multiple of ``multiple`` (the least a target's kernels reward) and
-    of ``segments``; a group narrower than the multiple keeps its fractions to multiples of ``segments`` alone. Rungs are never
-    zero and never above ``channels``, so no rung can do the reverse of what was asked.
+    Each fraction is rounded to the largest of ``multiples`` (what the target's precisions like) that lands within a sixteenth
+    of the channels, else to the smallest; a group narrower than every multiple goes by ``segments``. All rungs are
+    multiples of ``segments``, never zero and never above ``channels``: none can do the reverse of what was asked.
     """
-    step = int(np.lcm(multiple, segments))
-    if step >= channels:
-        step = segments
-    rungs = {channels} | {max(step, step * round(channels * f / step)) for f in FRACTIONS}
+    steps = sorted({int(np.lcm(m, segments)) for m in multiples}, reverse=True)
+    steps = [s for s in steps if s < channels] or [segments]
+    rungs = {channels}
+    for wanted in (channels * f for f in FRACTIONS[1:]):
+        near = [max(step, step * round(wanted / step)) for step in steps]
+        rungs.add(next((r for r in near if abs(r - wanted) <= channels / 16), near[-1]))
     return tuple(sorted((r for r in rungs if r <= channels), reverse=True))
 
 

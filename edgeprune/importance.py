@@ -1,0 +1,175 @@
+"""Criteria: which channels of a group matter least. Each gives one score a channel; the lowest go first.
+
+Every criterion reads the same rows the surgery cuts by, so a channel's score covers all it would take with it: its filters, and
+the weights that read it. Within a group each member's scores are divided by their mean, then averaged, so that a member with
+large weights does not drown the others (Fang et al., "DepGraph", CVPR 2023, section 3.3).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeprune.errors import BadOption, UnmetRequirement, nearest
+from edgeprune.groups import Group, Member
+from edgeprune.model import TorchModel
+from edgeprune.surgery import is_depthwise
+from edgeprune.tasks.base import Task
+
+Values = NDArray[np.float64]
+Scores = dict[str, Values]
+GRADIENT_BATCHES = 8
+
+
+def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:
+    """Return one importance a channel for every group, by group name; shape (channels,), higher matters more.
+
+    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Raises BadOption for an unknown criterion,
+    UnmetRequirement when it needs data and there is none.
+    """
+    if criterion not in CRITERIA:
+        raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, CRITERIA)}")
+    return CRITERIA[criterion](model, groups, task, seed)
+
+
+def l1(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """Sum of absolute weights (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017)."""
+    return _by_weight(model.module, groups, lambda weight, _: weight.abs())
+
+
+def l2(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """Euclidean norm of the weights, over the whole group (Fang et al., CVPR 2023, equation 4)."""
+    squared = _by_weight(model.module, groups, lambda weight, _: weight.square())
+    return {name: np.sqrt(values) for name, values in squared.items()}
+
+
+def random(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """Uniform noise: the control every criterion must beat."""
+    generator = np.random.default_rng(seed)
+    return {group.name: generator.random(group.channels) for group in groups}
+
+
+def taylor(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """First-order effect on the loss, |weight · gradient| summed (Molchanov et al., CVPR 2019, equation 8)."""
+    return _by_weight(*_with_gradients(model, groups, task, seed, "taylor"), lambda weight, grad: (weight * grad).abs())
+
+
+def gradient_l1(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """Mean absolute gradient of the weights: the "initial sparsity mapping" of hyper-efficient pruning for driving."""
+    return _by_weight(*_with_gradients(model, groups, task, seed, "gradient_l1"), lambda _, grad: grad.abs())
+
+
+def bn_scale(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
+    """|γ| of the group's batch norms (Liu et al., "Network Slimming", ICCV 2017); L2 where a group has none."""
+    parts = dict(model.module.named_modules())
+    result = l2(model, groups, task, seed)
+    for group in groups:
+        found = [
+            _to_roots(group, member, parts[member.module].weight.detach().abs())
+            for member in group.members
+            if member.side == "out" and isinstance(parts[member.module], nn.modules.batchnorm._BatchNorm)
+            and isinstance(parts[member.module].weight, Tensor)
+        ]
+        if found:
+            result[group.name] = np.mean(found, axis=0)
+    return result
+
+
+Criterion = Callable[[TorchModel, Sequence[Group], Task | None, int], Scores]
+CRITERIA: Mapping[str, Criterion] = {f.__name__: f for f in (l1, l2, random, taylor, gradient_l1, bn_scale)}
+
+
+def dead(module: nn.Module, group: Group) -> set[int]:
+    """Return the channels of a group that carry nothing: their filters, or all weights that read them, are exactly zero.
+
+    A filter counts as zero only if bias and batch norm leave it so (γ = β = 0 where there is a norm).
+    """
+    parts = dict(module.named_modules())
+    silent, unread = np.ones(group.channels, bool), np.ones(group.channels, bool)
+    readers = normed = False
+    for member in group.members:
+        part = parts[member.module]
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            normed = True
+            if part.weight is None or part.bias is None:
+                silent[:] = False
+            else:
+                silent &= _to_roots(group, member, part.weight.detach().abs() + part.bias.detach().abs()) == 0
+        elif _per_channel(part, member, lambda w, _: w.abs()) is None:
+            silent[:] = unread[:] = False
+        elif member.side == "in" and not is_depthwise(part):
+            readers = True
+            unread &= _to_roots(group, member, _per_channel(part, member, lambda w, _: w.abs())) == 0
+    if not normed:
+        silent &= _zero_filters(parts, group)
+    return set(np.flatnonzero(silent | (unread & readers)).tolist())
+
+
+def _zero_filters(parts: Mapping[str, nn.Module], group: Group) -> NDArray[np.bool_]:
+    zero = np.ones(group.channels, bool)
+    for member in group.members:
+        part = parts[member.module]
+        if member.side == "out" and (weight := _per_channel(part, member, lambda w, _: w.abs())) is not None:
+            bias = getattr(part, "bias", None)
+            total = weight + bias.detach().abs() if isinstance(bias, Tensor) else weight
+            zero &= _to_roots(group, member, total) == 0
+    return zero
+
+
+def _by_weight(
+    module: nn.Module, groups: Sequence[Group], value: Callable[[Tensor, Tensor | None], Tensor]
+) -> Scores:
+    parts = dict(module.named_modules())
+    result = {}
+    for group in groups:
+        rows = []
+        for member in group.members:
+            per_channel = _per_channel(parts[member.module], member, value)
+            if per_channel is not None:
+                row = _to_roots(group, member, per_channel)
+                rows.append(row / max(row.mean(), 1e-30))
+        result[group.name] = np.mean(rows, axis=0) if rows else np.ones(group.channels)
+    return result
+
+
+def _per_channel(part: nn.Module, member: Member, value: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+    """Sum ``value(weight, gradient)`` over all but the member's side; None for modules without a filter there."""
+    weight = getattr(part, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2 or (member.side == "in" and is_depthwise(part)):
+        return None
+    gradient = weight.grad if weight.grad is not None else torch.zeros_like(weight)
+    matrix = value(weight.detach(), gradient).flatten(2).sum(2) if weight.ndim > 2 else value(weight.detach(), gradient)
+    groups = int(getattr(part, "groups", 1)) if not is_depthwise(part) else 1
+    if isinstance(part, nn.ConvTranspose2d):
+        matrix = matrix.t()
+    if member.side == "out":
+        return matrix.sum(1)
+    return matrix.reshape(groups, -1, matrix.shape[1]).sum(1).flatten()
+
+
+def _to_roots(group: Group, member: Member, per_index: Tensor | None) -> Values:
+    """Add up what a channel's local indices score on this member: shape (channels,)."""
+    assert per_index is not None
+    values = per_index.detach().double().numpy()[member.local]
+    return np.bincount(member.root, weights=values, minlength=group.channels)
+
+
+def _with_gradients(
+    model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int, criterion: str
+) -> tuple[nn.Module, Sequence[Group]]:
+    if task is None or not task.splits() or task.name == "synthetic":
+        raise UnmetRequirement(f"criterion {criterion!r} needs the gradient of a loss; give --data, or use l1 or l2")
+    module = copy.deepcopy(model.module).eval().requires_grad_(True)
+    for batch in _first(task.train_batches(0, seed)):
+        task.loss(module(batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+    return module, groups
+
+
+def _first(batches: Iterable[object]) -> Iterable[object]:
+    return islice(batches, GRADIENT_BATCHES)
