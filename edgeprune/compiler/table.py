@@ -1,0 +1,100 @@
+"""A report, an inspection and a profile for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.compiler import wording
+from edgeprune.report import Candidate, CheckRow, Report
+
+if TYPE_CHECKING:
+    from edgeprune.compiler.inspect import Inspection
+    from edgeprune.compiler.profile import LayerTime
+
+_STYLE = {"met": "bold green", "unchecked": "bold yellow", "not-met": "bold red", "infeasible": "bold red"}
+
+
+def summary(report: Report) -> RenderableType:
+    """Return the verdict, the budget, the finished candidates, what pruning added, and the notes."""
+    parts: list[RenderableType] = [
+        Text.assemble("verdict: ", (report.verdict, _STYLE[report.verdict]), f"  (basis: {report.basis})"),
+    ]
+    parts += [Text(f"  {check_line(check)}") for check in report.budget]
+    if report.candidates:
+        parts += [_candidates(report), Text(wording.pruning_gain(report))]
+    parts += [Text(f"note: {note}") for note in report.notes]
+    return Group(*parts)
+
+
+def check_line(check: CheckRow) -> str:
+    """Say in one line what was allowed and what was found."""
+    title, write = wording.QUANTITIES.get(check.quantity, (check.quantity, _plain))
+    held = {True: "held", False: "not held", None: "not checked"}[check.held]
+    return f"{title}: {write(check.found)}, at most {write(check.limit)} allowed ({check.basis}): {held}"
+
+
+def inspection(found: Inspection) -> RenderableType:
+    """Return what can be pruned and why the rest cannot."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("group", "channels", "kept counts on offer", "share of MACs", "remarks"):
+        table.add_column(title, justify="right" if title in ("channels", "share of MACs") else "left", overflow="fold")
+    for row in found.rows:
+        ladder = " ".join(map(str, row.ladder)) if len(row.ladder) > 1 else "–"
+        remarks = row.reason if row.dropped_block is None else f"may drop {row.dropped_block}; {row.reason}".rstrip("; ")
+        table.add_row(*map(Text, (row.group, str(row.channels), ladder, wording.percent(row.macs_share), remarks)))
+    head = Text(f"{found.name}: {wording.count(found.parameters)} parameters, {wording.count(found.macs)} MACs")
+    return Group(head, table, *(Text(f"note: {note}") for note in found.notes))
+
+
+def profile(candidate: Candidate, layers: Sequence[LayerTime]) -> RenderableType:
+    """Return latency percentiles, memory and the time of each layer."""
+    found = candidate.measurement
+    latency = found.latency_ms
+    p = [wording.milliseconds(v) for v in ((latency.p50, latency.p90, latency.p99) if latency else (None,) * 3)]
+    head = Text(
+        f"{candidate.name}: p50 {p[0]}, p90 {p[1]}, p99 {p[2]} ({found.source}, {found.runs or 'no'} runs); "
+        f"size {wording.size(candidate.size_bytes)}; peak memory {wording.size(found.peak_memory_bytes)}; "
+        f"convolutions: {wording.precisions(candidate)}"
+    )
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "operator", "time", "share"):
+        table.add_column(title, justify="right" if title in ("time", "share") else "left", overflow="fold")
+    for layer in layers:
+        table.add_row(*map(Text, (layer.name, layer.op, wording.milliseconds(layer.ms), wording.percent(layer.share))))
+    return Group(head, table) if layers else head
+
+
+def show(renderable: RenderableType, console: Console | None = None) -> None:
+    """Print on standard output, or on ``console``."""
+    (console or Console(highlight=False)).print(renderable)
+
+
+def _candidates(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("candidate", overflow="fold", min_width=8)
+    for title in ("p50", "of original", "size", "MACs", "score", "drop"):
+        table.add_column(title, justify="right", overflow="fold")
+    table.add_column("convolutions", overflow="fold")
+    for candidate in report.candidates:
+        score = candidate.score
+        cells = (
+            f"{candidate.name}{' ◀ chosen' if candidate.chosen else ''}",
+            wording.milliseconds(wording.p50(candidate)) + ("*" if candidate.measurement.noisy else ""),
+            wording.ratio(wording.latency_ratio(candidate, report.baseline)),
+            wording.size(candidate.size_bytes), wording.count(candidate.macs),
+            wording.percent(score.value if score else None), wording.points(score.drop if score else None),
+            wording.precisions(candidate),
+        )
+        table.add_row(*map(Text, cells), style="bold" if candidate.chosen else None)
+    if any(c.measurement.noisy for c in report.candidates):
+        table.caption = "* noisy: not ranked by time"
+    return table
+
+
+def _plain(value: float | None) -> str:
+    return wording.UNKNOWN if value is None else f"{value:g}"

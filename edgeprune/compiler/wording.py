@@ -1,0 +1,123 @@
+"""How quantities are written for people, on the page and in the terminal alike. Unknown is never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edgeprune.report import Candidate, Report, ScoreReport
+
+UNKNOWN = "not measured"
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a time given in milliseconds with three significant digits and the unit that suits it."""
+    if value is None:
+        return UNKNOWN
+    scale, unit = (1e-3, "s") if value >= 1000 else (1.0, "ms") if value >= 0.1 else (1e3, "µs")
+    return f"{_digits(value * scale)} {unit}"
+
+
+def size(value: float | None) -> str:
+    """Write a number of bytes in decimal units."""
+    return UNKNOWN if value is None else _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), "B")
+
+
+def count(value: float | None) -> str:
+    """Write a count (MACs, parameters) with k, M or G."""
+    return UNKNOWN if value is None else _scaled(value, (("G", 1e9), ("M", 1e6), ("k", 1e3)), "")
+
+
+def percent(value: float | None) -> str:
+    """Write a fraction in [0, 1] as a percentage."""
+    return UNKNOWN if value is None else f"{100 * value:.2f} %"
+
+
+def points(value: float | None) -> str:
+    """Write an accuracy drop (a fraction) in points; a gain is a negative drop."""
+    return UNKNOWN if value is None else f"{100 * value:+.2f} points"
+
+
+def ratio(value: float | None) -> str:
+    """Write a ratio to the original."""
+    return UNKNOWN if value is None else f"{value:.3g}×" if value < 10 else f"{value:.0f}×"
+
+
+def seconds(value: float | None) -> str:
+    """Write a duration of work."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.1f} s" if value < 120 else f"{value / 60:.0f} min"
+
+
+QUANTITIES: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
+    "accuracy-drop": ("accuracy drop", points),
+    "latency": ("latency, p50", milliseconds),
+    "size": ("size", size),
+    "macs": ("MACs", count),
+    "parameters": ("parameters", count),
+}
+"""The quantities a budget speaks of: what people call them and how they are written."""
+
+
+def p50(candidate: Candidate) -> float | None:
+    """Return the median latency in milliseconds, if it is known."""
+    latency = candidate.measurement.latency_ms
+    return None if latency is None else latency.p50
+
+
+def latency_ratio(candidate: Candidate, original: Candidate) -> float | None:
+    """Return p50 against the original's: the interleaved ratio where there is one, else that of the two medians."""
+    if candidate.measurement.ratio is not None:
+        return candidate.measurement.ratio
+    return share(p50(candidate), p50(original))
+
+
+def share(part: float | None, whole: float | None) -> float | None:
+    """Return part / whole, or None where either is unknown or there is no whole."""
+    return None if part is None or not whole else part / whole
+
+
+def drop(score: ScoreReport | None) -> str:
+    """Write a paired drop with its 95 % interval, the number of images and the split."""
+    if score is None or score.drop is None:
+        return UNKNOWN
+    interval = score.drop_interval
+    spread = "" if interval is None else f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
+    return f"{points(score.drop)}{spread}"
+
+
+def precisions(candidate: Candidate) -> str:
+    """Write how many convolutions run at which precision, such as ``19 int8, 1 fp32``."""
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(candidate.precisions.items(), key=lambda kv: -kv[1])) or "unknown"
+
+
+def pruning_gain(report: Report) -> str:
+    """Say what pruning added over lower precision alone, from the finished candidates of the same run."""
+    named = {c.name: c for c in report.candidates}
+    alone, both = named.get("quantized-only"), named.get("pruned-quantized")
+    if alone is None or both is None:
+        return "This build has no pair of candidates that shows what pruning added over quantization alone."
+    speed = share(latency_ratio(both, report.baseline), latency_ratio(alone, report.baseline))
+    parts = [f"{name} at {ratio(value)}" for name, value in (
+        ("p50", speed), ("size", share(both.size_bytes, alone.size_bytes)), ("MACs", share(both.macs, alone.macs)),
+    ) if value is not None]
+    sentence = f"Against quantization alone, pruning leaves {', '.join(parts)}" if parts else "What pruning added was not measured"
+    if both.score and alone.score and both.score.drop is not None and alone.score.drop is not None:
+        sentence += f" and changes the accuracy drop by {points(both.score.drop - alone.score.drop)} ({both.score.split} split)"
+    chosen = "The pruned candidate was chosen." if both.chosen else f"The pruned candidate was not chosen{_why(both)}."
+    return f"{sentence}. {chosen}"
+
+
+def _why(candidate: Candidate) -> str:
+    return f": {candidate.note.rstrip('.')}" if candidate.note else ""
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...], small: str) -> str:
+    for unit, scale in units:
+        if value >= scale:
+            return f"{_digits(value / scale)} {unit}"
+    return f"{value:.0f} {small}".rstrip()
