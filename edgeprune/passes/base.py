@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,8 @@ class Context:
 
     ``open`` and ``measure`` are injected by the driver and run on the target, so that passes never import backends.
     ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who decides
-    (see the design: measured, estimated or macs). ``workspace`` is a folder of this pass's own that survives an interruption.
+    (see the design: measured, estimated or macs). ``workspace`` is a folder of this pass's own that survives an interruption;
+    ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that survives one too.
     ``threads`` are for inference on the target, ``train_threads`` for fine-tuning, ``workers`` for parallel evaluations.
     ``record`` notes a fact for the report.
     """
@@ -61,6 +62,7 @@ class Context:
     open: Callable[[OnnxModel], AbstractContextManager[Predict]]
     measure: Callable[[Mapping[str, OnnxModel]], Mapping[str, Measurement]]
     workspace: Path
+    journal: Callable[[str], MutableMapping[str, float]] = lambda name: {}
     progress: Progress = field(default_factory=Silent)
     cost: Literal["measured", "estimated", "macs"] = "measured"
     threads: int = 1

@@ -1,0 +1,210 @@
+"""sparsify: let an agent choose how much of every group goes, and be honest about what it added to its warm start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from edgeprune import find, importance, surgery
+from edgeprune.agents.base import Agent, Evaluator, Space, Trace
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.errors import UnmetRequirement
+from edgeprune.groups import CostModel, Group, Widths, plan_of
+from edgeprune.model import TorchModel
+from edgeprune.passes.base import Context, Pass
+from edgeprune.recalibration import has_batch_norm, recalibrate
+from edgeprune.report import Evaluation, GroupRow, SearcherRow
+from edgeprune.tracing import trace
+
+TABLE_BASELINES = ("greedy", "knapsack")
+
+
+@dataclass(frozen=True)
+class Sparsify(Pass[TorchModel, TorchModel]):
+    """Search a plan under absolute ceilings and apply it.
+
+    ``limits`` are (quantity, ceiling) pairs on ``macs`` or ``parameters``, held by the action wall. ``evaluations`` counts every true
+    evaluation of this search: those of the baselines that make the warm start, and the sensitivity table two of them
+    share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration`` training images and
+    scores ``images`` images of the search split; evaluations run in parallel, one thread each. A learning agent
+    is started from the best plans of uniform, random, greedy and knapsack.
+    """
+
+    name = "sparsify"
+    takes = TorchModel
+    gives = TorchModel
+
+    agent: Agent = field(default_factory=lambda: find.find("agents", "ppo")())
+    evaluations: int = 100
+    limits: tuple[tuple[str, float], ...] = ()
+    criterion: str = "taylor"
+    recalibration: int = 1024
+    images: int = 2000
+
+    def requires(self, model: TorchModel, ctx: Context) -> None:
+        """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
+        if ctx.task is None:
+            raise UnmetRequirement("a search needs a task to score its plans; give --data")
+        if not self.limits:
+            raise UnmetRequirement("a search needs a ceiling on macs or parameters")
+
+    def run(self, model: TorchModel, ctx: Context) -> TorchModel:
+        """Return the model cut by the best plan found, its batch norms re-estimated."""
+        cost = trace(model, tuple(ctx.board.channel_multiples.values()))
+        space = Space(cost, dict(self.limits))
+        ranking = importance.scores(model, cost.groups, self.criterion, ctx.task, ctx.seed)
+        judge = _Judge(model, cost.groups, ranking, ctx, self)
+        memo = ctx.journal(f"plans-{model.digest()}-{self.criterion}-{self.recalibration}-{self.images}")
+        evaluator = Evaluator(judge.scores, self.evaluations, memo)
+        started = time.perf_counter()
+        with judge.running():
+            baselines, trace_ = self._search(SparsityEnv(space, evaluator), ctx)
+        seconds = time.perf_counter() - started
+        best = _best([*baselines, trace_])
+        if best is None:
+            raise UnmetRequirement(
+                f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
+            )
+        _record(ctx, space, evaluator, baselines, trace_, best, seconds)
+        for row in group_rows(cost, best):
+            ctx.record("plan", row)
+        return judge.cut(best)
+
+    def _search(self, env: SparsityEnv, ctx: Context) -> tuple[list[Trace], Trace]:
+        """Run the baselines a learning agent starts from, then the agent; or a baseline with uniform beside it."""
+        others = ["uniform", "random", *TABLE_BASELINES] if self.agent.learns else ["uniform"]
+        baselines = []
+        for name in others:
+            if name == self.agent.name or env.evaluator.left <= 1:
+                continue
+            allowance = self._allowance(name, env.evaluator.left)
+            if allowance > 0:
+                found = find.find("agents", name)().search(env, allowance, ctx.seed)
+                ctx.progress.note(_line(found))
+                baselines.append(found)
+        start = sorted({t.best.widths: t.best for t in baselines if t.best}.values(), key=lambda a: -a.score)
+        reference = start[0].score if start else 0.0
+        env = SparsityEnv(env.space, env.evaluator, reference=reference)
+        found = self.agent.search(env, env.evaluator.left, ctx.seed, [a.widths for a in start])
+        ctx.progress.note(_line(found))
+        return baselines, found
+
+    def _allowance(self, name: str, left: int) -> int:
+        """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the rest."""
+        if name == "uniform":
+            return 1
+        return max(4, self.evaluations // 6) if name == "random" else left * 2 // 3
+
+
+class _Judge:
+    """Scores plans in parallel: one evaluation a worker thread, each with one torch thread.
+
+    Threads suffice because nearly all of an evaluation is spent inside torch, which releases the interpreter; nothing needs to be
+    pickled, so any user's module and task work.
+    """
+
+    def __init__(self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context,
+                 options: Sparsify) -> None:
+        assert ctx.task is not None
+        self._model, self._groups, self._ranking, self._ctx, self._task = model, groups, ranking, ctx, ctx.task
+        self._bar: Any = None
+        self._total = options.evaluations
+        size = next(s.n for s in self._task.splits() if s.name == "search")
+        order = np.random.default_rng(ctx.seed).permutation(size)[: options.images]
+        self._indices = sorted(int(i) for i in order)
+        self._calibration: list[torch.Tensor] = []
+        if has_batch_norm(model.module) and ctx.task.name != "synthetic":
+            seen = 0
+            for batch in islice(self._task.calibration_batches(), options.recalibration):
+                self._calibration.append(batch[: options.recalibration - seen])
+                seen += len(self._calibration[-1])
+                if seen >= options.recalibration:
+                    break
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold the worker threads; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
+        self._pool = ThreadPoolExecutor(self._ctx.workers, thread_name_prefix="evaluate")
+        try:
+            yield
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(before)
+            close = getattr(self._bar, "close", None)
+            if close:
+                close()
+
+    def scores(self, plans: Sequence[Widths]) -> Iterator[float]:
+        """Yield one score a plan, in order, as soon as it and those before it are known."""
+        for score in self._pool.map(self._score, plans):
+            next(self._bar, None)
+            yield score
+
+    def cut(self, widths: Widths) -> TorchModel:
+        """Return the model cut to ``widths`` with its batch norms re-estimated."""
+        smaller = surgery.apply(self._model, self._groups, plan_of(self._groups, widths, self._ranking))
+        if self._calibration:
+            recalibrate(smaller.module, self._calibration)
+        return smaller
+
+    def _score(self, widths: Widths) -> float:
+        return self._task.score(self.cut(widths).predict, "search", self._indices).value
+
+
+def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
+    """Return the report's row of every group: its ladder, what was kept and why it may not be cut."""
+    rows = []
+    dropped = {g.block for g, w in zip(cost.groups, widths, strict=True) if w == 0}
+    for index, (group, width) in enumerate(zip(cost.groups, widths, strict=True)):
+        gone = group.inside in dropped and group.inside is not None
+        reason = group.locked or (f"went with block {group.inside}" if gone and width else "")
+        rows.append(GroupRow(group=group.name, channels=group.channels, kept=0 if gone else width,
+                             dropped_block=group.block if width == 0 else None, ladder=group.ladder,
+                             macs_share=cost.share_of(index)["macs"], reason=reason))
+    return rows
+
+
+def _best(traces: Sequence[Trace]) -> Widths | None:
+    found = [t.best for t in traces if t.best is not None]
+    return max(found, key=lambda a: a.score).widths if found else None
+
+
+def _line(found: Trace) -> str:
+    best = f"best {found.best.score:.4f}" if found.best else "no feasible plan"
+    return f"{found.searcher}: {found.spent} evaluations, {best}"
+
+
+def _record(ctx: Context, space: Space, evaluator: Evaluator, baselines: Sequence[Trace], agent: Trace, best: Widths,
+            seconds: float) -> None:
+    quantity, limit = next(iter(space.limits.items()))
+    target = limit / space.cost.full[quantity]
+
+    def share(widths: Widths) -> float:
+        return space.cost.cost(widths)[quantity] / space.cost.full[quantity]
+
+    for found in [*baselines, agent]:
+        at = found.best
+        ctx.record("searcher", SearcherRow(
+            name=found.searcher, target=target, evaluations=found.spent, best=at.score if at else None,
+            cost=share(at.widths) if at else None))
+    for searcher, widths, score in evaluator.history:
+        ctx.record("evaluation", Evaluation(searcher=searcher, target=target, cost=share(widths), score=score))
+    start = max((t.best.score for t in baselines if t.best), default=None)
+    facts: Mapping[str, Any] = {
+        "agent": agent.searcher, "quantity": quantity, "target": target, "evaluations": len(evaluator.known),
+        "resumed": evaluator.resumed, "warm_start": start, "best": evaluator.known.get(space.canonical(best)),
+        "reached": share(best), "agent_overhead": max(0.0, 1.0 - evaluator.seconds / seconds) if seconds else None}
+    for name, value in facts.items():
+        ctx.record(name, value)
+
