@@ -70,7 +70,9 @@ class _Commands(click.Group):
 
     command_class = _Command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or name the nearest one."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             ctx.fail(f"no such command {args[0]!r}{nearest(args[0], self.list_commands(ctx))}")
@@ -94,15 +96,8 @@ class _Commands(click.Group):
             ctx.exit(code)
 
 
-class _Ceiling(click.ParamType):
-    """A ``budget.Limit`` of one quantity."""
-
-    def __init__(self, quantity: str) -> None:
-        self.quantity = self.name = quantity
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Limit:
-        """Read ``0.5x`` or a number with a unit."""
-        return value if isinstance(value, Limit) else Limit.parse(self.quantity, value)
+def _ceiling(ctx: click.Context, param: click.Parameter, value: str | None) -> Limit | None:
+    return None if value is None else Limit.parse(str(param.name).removeprefix("max_"), value)
 
 
 def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -126,7 +121,7 @@ def _refuse_code_from_config(ctx: click.Context) -> None:
         if value and names_code and ctx.get_parameter_source(name) is ParameterSource.DEFAULT_MAP:
             option = "--" + name.replace("_", "-")
             given = option if value is True else f"{option} {value}"
-            raise BadOption(f"the config file asks to run code of its own choice; repeat {given} on the command line to allow it")
+            raise BadOption(f"the config file asks to run code; repeat {given} on the command line to allow it")
 
 
 def _options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -147,24 +142,32 @@ def _option(section: str, *names: str, **kwargs: Any) -> Callable[[F], F]:
 _PATH = click.Path(path_type=Path)
 _model = _options(
     click.argument("model", type=_PATH, required=False),
-    _option("Model", "--arch", metavar="ARCH", help="Architecture of a state dict: timm:NAME, torchvision:NAME or file.py:factory. "
+    _option("Model", "--arch", metavar="ARCH",
+            help="Architecture of a state dict: timm:NAME, torchvision:NAME or file.py:factory. "
             "Without MODEL: random weights."),
     _option("Model", "--input", "input_shape", metavar="1xCxHxW", callback=_shape,
             help="Input shape, where neither data nor model tell it."),
-    _option("Model", "--trust-pickle", is_flag=True, help="Let a pickled MODEL run the code it carries. At your own risk."),
-    _option("Data", "--data", type=_PATH, help="Image folders (train/, val/), an .npz, or a folder of *_train*.npz and *_test*.npz; "
-            "also looked up in $EDGEPRUNE_DATA."),
-    _option("Data", "--task", default="auto", show_default=True, metavar="TASK", help="auto, classification or file.py:Name."),
+    _option("Model", "--trust-pickle", is_flag=True,
+            help="Let a pickled MODEL run the code it carries. At your own risk."),
+    _option("Data", "--data", type=_PATH, metavar="PATH",
+            help="Image folders (train/, val/), an .npz, or a folder of *_train*.npz and *_test*.npz; also looked up in "
+            "$EDGEPRUNE_DATA."),
+    _option("Data", "--task", default="auto", show_default=True, metavar="TASK",
+            help="auto, classification or file.py:Name."),
 )
 _target = _option("Target", "--target", default="host-cpu", show_default=True, metavar="BOARD",
                   help="What the result runs on: a name of `edgeprune list boards` or a .toml file.")
 _threads = _option("Target", "--threads", type=click.IntRange(1, 1024), metavar="N", default=1, show_default=True,
                    help="Threads for inference while measuring.")
-_json = _option("Output", "--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else, on standard output.")
+_json = _option("Output", "--json", "as_json", is_flag=True,
+                help="Print the result as JSON, and nothing else, on standard output.")
 _quiet = _option("Output", "--quiet", is_flag=True, help="Show no progress and no table.")
 
 
-@click.group(cls=_Commands, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(cls=_Commands, epilog=_EXIT_CODES, context_settings=_CONTEXT)
 @click.version_option(__version__, prog_name="edgeprune")
 def main() -> None:
     """Make a trained convolutional network smaller and faster within one accuracy budget, and report what was measured.
@@ -182,35 +185,45 @@ def main() -> None:
     _model,
     _option("Budget", "--max-accuracy-drop", type=float, default=0.01, show_default=True, metavar="FRACTION",
             help="Largest loss of score against the original; 0.01 is one point. Unchecked without --data."),
-    _option("Budget", "--max-latency", type=_Ceiling("latency"), metavar="12ms|0.5x", help="Ceiling on p50, absolute or of the original's."),
-    _option("Budget", "--max-size", type=_Ceiling("size"), metavar="4MB|0.25x", help="Ceiling on the bytes to deploy."),
-    _option("Budget", "--max-macs", type=_Ceiling("macs"), metavar="30M|0.5x", help="Ceiling on multiply-accumulates."),
-    _option("Budget", "--max-parameters", type=_Ceiling("parameters"), metavar="2M|0.5x", help="Ceiling on parameters."),
+    _option("Budget", "--max-latency", callback=_ceiling, metavar="12ms|0.5x",
+            help="Ceiling on p50, absolute or of the original's."),
+    _option("Budget", "--max-size", callback=_ceiling, metavar="4MB|0.25x",
+            help="Ceiling on the bytes to deploy."),
+    _option("Budget", "--max-macs", callback=_ceiling, metavar="30M|0.5x",
+            help="Ceiling on multiply-accumulates."),
+    _option("Budget", "--max-parameters", callback=_ceiling, metavar="2M|0.5x",
+            help="Ceiling on parameters."),
     _option("Budget", "--require-measured", is_flag=True, help="Do not call a budget met on an estimate."),
     _option("Search", "--agent", metavar="AGENT", help=f"Who looks for the plan: {', '.join(find.names('agents'))}. "
             "Default: ppo, started from the best baseline."),
-    _option("Search", "--evaluations", type=click.IntRange(1), metavar="N", help="True evaluations of the search. Default: by --effort."),
-    _option("Search", "--epochs", type=click.IntRange(0), metavar="N", help="Fine-tuning epochs. Default: by --effort."),
-    _option("Search", "--effort", type=click.Choice(["quick", "normal", "long"]), default="normal", show_default=True,
-            help="Sets counts of evaluations and epochs, never a clock."),
-    _option("Search", "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto", show_default=True,
-            help="auto lowers it as far as accuracy and clock allow."),
-    _option("Search", "--cost", type=click.Choice(["measured", "estimated", "macs"]), default="measured", show_default=True,
+    _option("Search", "--evaluations", type=click.IntRange(1), metavar="N",
+            help="True evaluations of the search. Default: by --effort."),
+    _option("Search", "--epochs", type=click.IntRange(0), metavar="N",
+            help="Fine-tuning epochs. Default: by --effort."),
+    _option("Search", "--effort", type=click.Choice(["quick", "normal", "long"]), default="normal",
+            show_default=True, help="Sets counts of evaluations and epochs, never a clock."),
+    _option("Search", "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
+            show_default=True, help="auto lowers it as far as accuracy and clock allow."),
+    _option("Search", "--cost", type=click.Choice(["measured", "estimated", "macs"]), default="measured",
+            show_default=True,
             help="What decides between candidates: the clock, a table, or MACs alone (reproducible to the byte)."),
-    _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE", help="Set an option of a pass, of the task or of "
-            "the agent, such as finetune.lr=0.01. May be repeated."),
+    _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
+            help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
     _target, _threads,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
-    _option("Output", "--out", type=_PATH, metavar="DIR", help="Folder for the build. Default: build/ and the model's name."),
+    _option("Output", "--out", type=_PATH, metavar="DIR",
+            help="Folder for the build. Default: build/ and the model's name."),
     _option("Output", "--recipe", type=_PATH, metavar="DIR", help="Replay the decisions of an earlier build."),
-    _option("Output", "--config", type=_PATH, is_eager=True, callback=_config, metavar="FILE", help="edgeprune.toml with a [compile] "
-            "table of these options and tables [finetune], [task], [agent], …; the command line wins."),
-    _option("Output", "--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True, help="Seed of everything random."),
+    _option("Output", "--config", type=_PATH, is_eager=True, callback=_config, metavar="FILE",
+            help="edgeprune.toml with a [compile] table of these options and tables [finetune], [task], [agent], …; "
+            "the command line wins."),
+    _option("Output", "--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True,
+            help="Seed of everything random."),
     _json, _quiet,
 )
 @click.pass_context
-def compile_(ctx: click.Context, config: dict[str, dict[str, str]], set_: tuple[str, ...], as_json: bool, quiet: bool,
+def compile_(ctx: click.Context, /, config: dict[str, dict[str, str]], set_: tuple[str, ...], as_json: bool, quiet: bool,
              max_accuracy_drop: float, out: Path | None, data: Path | None, **rest: Any) -> None:
     """Prune, fine-tune, quantize and export MODEL within a budget; write model.onnx and its report to --out.
 
@@ -228,7 +241,10 @@ def compile_(ctx: click.Context, config: dict[str, dict[str, str]], set_: tuple[
         raise click.UsageError("nothing to compile: give MODEL, or --arch alone for random weights", ctx)
     ceilings = {name: rest.pop(name) for name in ("max_latency", "max_size", "max_macs", "max_parameters")}
     request = Request(
-        **rest, data=data and data_path(data), out=out or default_out(rest["model"] or rest["recipe"], rest["arch"]), settings=parse_settings(set_, config),
+        **rest,
+        data=data and data_path(data),
+        out=out or default_out(rest["model"] or rest["recipe"], rest["arch"]),
+        settings=parse_settings(set_, config),
         budget=Budget(max_accuracy_drop, **ceilings),
     )
     with redirect_stdout(sys.stderr):  # torch's exporter prints; standard output is for the result
@@ -249,7 +265,7 @@ def compile_(ctx: click.Context, config: dict[str, dict[str, str]], set_: tuple[
 @main.command("inspect")
 @_options(_model, _target, _json, _quiet)
 @click.pass_context
-def inspect_(ctx: click.Context, as_json: bool, quiet: bool, data: Path | None, **rest: Any) -> None:
+def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | None, **rest: Any) -> None:
     """Show MODEL's groups of coupled channels, their MACs, what can be pruned and why the rest cannot."""
     if not (rest["model"] or rest["arch"]):
         raise click.UsageError("nothing to inspect: give MODEL, or --arch alone for random weights", ctx)
@@ -285,8 +301,11 @@ def profile_(artifact: Path, target: str, threads: int, as_json: bool, quiet: bo
 @click.argument("directory", metavar="DIR", type=_PATH)
 @_options(_json, _quiet)
 @click.pass_context
-def verify_(ctx: click.Context, directory: Path, as_json: bool, quiet: bool) -> None:
-    """Check a build: the hash of every file, the report, the model's outputs and the budget. Made for continuous integration."""
+def verify_(ctx: click.Context, /, directory: Path, as_json: bool, quiet: bool) -> None:
+    """Check a build: the hash of every file, the report, the model's outputs and the budget.
+
+    Made for continuous integration: the exit code says what was found.
+    """
     from edgeprune.compiler.verify import verify
 
     findings = verify(directory, _progress(quiet))

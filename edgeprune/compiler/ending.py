@@ -24,8 +24,8 @@ def ending(error: BaseException, resumable: bool) -> tuple[str, int]:
         return "interrupted" + ("; run the same command again to resume" if resumable else ""), INTERRUPTED
     if isinstance(error, OSError) and error.errno in _DENIED:
         return (
-            f"error: {error.filename or 'a file'}: {error.strerror}; free some space, mend its permissions or choose another "
-            "folder (--out for the build, EDGEPRUNE_CACHE for the cache)", Lacking.exit_code,
+            f"error: {error.filename or 'a file'}: {error.strerror}; free some space, mend its permissions or choose "
+            "another folder (--out for the build, EDGEPRUNE_CACHE for the cache)", Lacking.exit_code,
         )
     report = "error: this is a bug in edgeprune; please report it with the lines above and the command you ran"
     return "".join(traceback.format_exception(error)) + report, BUG

@@ -28,8 +28,9 @@ Settings = Mapping[str, Mapping[str, str]]
 class Request:
     """What to build. Two equal requests on the same machine and files are the same build.
 
-    ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``; ``configure``
-    turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what ``effort`` says.
+    ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
+    ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
+    ``effort`` says.
     """
 
     model: Path | None = None
@@ -39,7 +40,7 @@ class Request:
     task: str = "auto"
     input_shape: tuple[int, ...] | None = None
     target: str = "host-cpu"
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None
     epochs: int | None = None
@@ -87,12 +88,17 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """Read ``1x3x224x224`` as (1, 3, 224, 224). Raises BadOption for anything but 1xCxHxW."""
     match = re.fullmatch(r"1x([1-9]\d{0,5})x([1-9]\d{0,5})x([1-9]\d{0,5})", text.strip())
     if match is None:
-        raise BadOption(f"--input {text!r} is not understood; give 1xCxHxW (batch 1, channels, height, width), such as 1x3x224x224")
+        raise BadOption(
+            f"--input {text!r} is not understood; give 1xCxHxW (batch 1, channels, height, width), such as 1x3x224x224"
+        )
     return (1, *map(int, match.groups()))
 
 
 def parse_settings(items: Sequence[str], base: Settings) -> dict[str, dict[str, str]]:
-    """Merge ``PASS.FIELD=VALUE`` items, the later winning, over ``base``. Raises BadOption for another form or an unknown pass."""
+    """Merge ``PASS.FIELD=VALUE`` items, the later winning, over ``base``.
+
+    Raises BadOption for another form or an unknown pass.
+    """
     merged = {table: dict(fields) for table, fields in base.items()}
     for item in items:
         match = re.fullmatch(r"([\w-]+)\.(\w+)=(.*)", item, re.DOTALL)
@@ -113,8 +119,8 @@ def tables() -> list[str]:
 def read_config(path: Path, options: Collection[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Read an ``edgeprune.toml``: ([compile] as option name -> text, the other tables as settings).
 
-    ``options`` are the names allowed in [compile], with dashes, as on the command line. Raises BadOption for a file that
-    cannot be read, and for unknown tables and keys, naming the nearest.
+    ``options`` are the names allowed in [compile], with dashes, as on the command line. Raises BadOption for a file
+    that cannot be read, and for unknown tables and keys, naming the nearest.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +151,7 @@ def data_path(path: Path) -> Path:
 
 
 def default_out(source: Path | None, arch: str | None) -> Path:
-    """Return the folder of a build that was not given one: build/ and the name of the model's file, or of its architecture."""
+    """Return the folder of a build that was not given one: build/ and the name of the model, or of its architecture."""
     name = source.resolve().stem if source else (arch or "model").rpartition(":")[2]
     return Path("build") / re.sub(r"[^\w.-]+", "-", name)
 

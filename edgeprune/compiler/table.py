@@ -45,7 +45,8 @@ def inspection(found: Inspection) -> RenderableType:
         table.add_column(title, justify="right" if title in ("channels", "share of MACs") else "left", overflow="fold")
     for row in found.rows:
         ladder = " ".join(map(str, row.ladder)) if len(row.ladder) > 1 else "–"
-        remarks = row.reason if row.dropped_block is None else f"may drop {row.dropped_block}; {row.reason}".rstrip("; ")
+        block = f"may drop {row.dropped_block}; " if row.dropped_block else ""
+        remarks = f"{block}{row.reason}".rstrip("; ")
         table.add_row(*map(Text, (row.group, str(row.channels), ladder, wording.percent(row.macs_share), remarks)))
     head = Text(f"{found.name}: {wording.count(found.parameters)} parameters, {wording.count(found.macs)} MACs")
     return Group(head, table, *(Text(f"note: {note}") for note in found.notes))

@@ -39,7 +39,7 @@ _FLOAT = 1e-6
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked. ``exit_code`` is 0 if it holds, 2 if the build was changed, 3 if a limit is not kept."""
+    """One thing that was checked; ``exit_code`` is 0 if it holds, 2 if the build was changed, 3 if it misses a limit."""
 
     what: str
     detail: str
@@ -58,14 +58,18 @@ def numbers(model: OnnxModel, tolerance: float = 1e-3) -> dict[str, Any]:
     """
     seed = 0
     output = _output(model, seed)
-    return {"seed": seed, "output": [float(v) for v in output[:_KEPT]], "spread": float(np.ptp(output)), "tolerance": tolerance}
+    first = [float(v) for v in output[:_KEPT]]
+    return {"seed": seed, "output": first, "spread": float(np.ptp(output)), "tolerance": tolerance}
 
 
 def write_manifest(
     directory: Path, inputs: Mapping[str, Any], options: Mapping[str, Any], versions: Mapping[str, str], seed: int,
     check: Mapping[str, Any] | None,
 ) -> None:
-    """Write ``manifest.json`` over the FILES in ``directory``, whole or not at all. ``check`` is what ``numbers`` returned."""
+    """Write ``manifest.json`` over the FILES in ``directory``, whole or not at all.
+
+    ``check`` is what ``numbers`` returned, None for a build without a model. Raises NoSpace when the disk refuses.
+    """
     present = [directory / name for name in FILES if (directory / name).is_file()]
     files = {path.name: {"sha256": file_digest(path), "bytes": path.stat().st_size} for path in present}
     manifest = {

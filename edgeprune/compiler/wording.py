@@ -88,7 +88,8 @@ def drop(score: ScoreReport | None) -> str:
 
 def precisions(candidate: Candidate) -> str:
     """Write how many convolutions run at which precision, such as ``19 int8, 1 fp32``."""
-    return ", ".join(f"{n} {kind}" for kind, n in sorted(candidate.precisions.items(), key=lambda kv: -kv[1])) or "unknown"
+    most_first = sorted(candidate.precisions.items(), key=lambda item: -item[1])
+    return ", ".join(f"{n} {kind}" for kind, n in most_first) or "unknown"
 
 
 def pruning_gain(report: Report) -> str:
@@ -101,9 +102,12 @@ def pruning_gain(report: Report) -> str:
     parts = [f"{name} at {ratio(value)}" for name, value in (
         ("p50", speed), ("size", share(both.size_bytes, alone.size_bytes)), ("MACs", share(both.macs, alone.macs)),
     ) if value is not None]
-    sentence = f"Against quantization alone, pruning leaves {', '.join(parts)}" if parts else "What pruning added was not measured"
+    sentence = "What pruning added over quantization alone was not measured"
+    if parts:
+        sentence = f"Against quantization alone, pruning leaves {', '.join(parts)}"
     if both.score and alone.score and both.score.drop is not None and alone.score.drop is not None:
-        sentence += f" and changes the accuracy drop by {points(both.score.drop - alone.score.drop)} ({both.score.split} split)"
+        more = both.score.drop - alone.score.drop
+        sentence += f" and changes the accuracy drop by {points(more)} ({both.score.split} split)"
     chosen = "The pruned candidate was chosen." if both.chosen else f"The pruned candidate was not chosen{_why(both)}."
     return f"{sentence}. {chosen}"
 
