@@ -150,8 +150,8 @@ _model = _options(
     _option("Model", "--trust-pickle", is_flag=True,
             help="Let a pickled MODEL run the code it carries. At your own risk."),
     _option("Data", "--data", type=_PATH, metavar="PATH",
-            help="Image folders (train/, val/), an .npz, or a folder of *_train*.npz and *_test*.npz; also looked up in "
-            "$EDGEPRUNE_DATA."),
+            help="Image folders (train/, val/), an .npz, or a folder of *_train*.npz and *_test*.npz; also looked up "
+            "in $EDGEPRUNE_DATA."),
     _option("Data", "--task", default="auto", show_default=True, metavar="TASK",
             help="auto, classification or file.py:Name."),
 )
@@ -223,8 +223,10 @@ def main() -> None:
     _json, _quiet,
 )
 @click.pass_context
-def compile_(ctx: click.Context, /, config: dict[str, dict[str, str]], set_: tuple[str, ...], as_json: bool, quiet: bool,
-             max_accuracy_drop: float, out: Path | None, data: Path | None, **rest: Any) -> None:
+def compile_(
+    ctx: click.Context, /, config: dict[str, dict[str, str]], set_: tuple[str, ...], as_json: bool, quiet: bool,
+    max_accuracy_drop: float, out: Path | None, data: Path | None, **rest: Any,
+) -> None:
     """Prune, fine-tune, quantize and export MODEL within a budget; write model.onnx and its report to --out.
 
     MODEL is a .safetensors, .pt, .pth or .th file, or a folder that compile wrote.

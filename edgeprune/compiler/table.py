@@ -76,24 +76,26 @@ def show(renderable: RenderableType, console: Console | None = None) -> None:
 
 
 def _candidates(report: Report) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("candidate", overflow="fold", min_width=8)
-    for title in ("p50", "of original", "size", "MACs", "score", "drop"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("candidate", overflow="fold")
+    for title in ("p50", "ratio", "size", "MACs", "score", "drop"):
         table.add_column(title, justify="right", overflow="fold")
     table.add_column("convolutions", overflow="fold")
     for candidate in report.candidates:
         score = candidate.score
         cells = (
-            f"{candidate.name}{' ◀ chosen' if candidate.chosen else ''}",
+            f"{'▶' if candidate.chosen else ' '} {candidate.name}",
             wording.milliseconds(wording.p50(candidate)) + ("*" if candidate.measurement.noisy else ""),
             wording.ratio(wording.latency_ratio(candidate, report.baseline)),
             wording.size(candidate.size_bytes), wording.count(candidate.macs),
-            wording.percent(score.value if score else None), wording.points(score.drop if score else None),
+            wording.percent(score.value if score else None),
+            wording.points(score.drop if score else None).removesuffix(" points"),
             wording.precisions(candidate),
         )
         table.add_row(*map(Text, cells), style="bold" if candidate.chosen else None)
-    if any(c.measurement.noisy for c in report.candidates):
-        table.caption = "* noisy: not ranked by time"
+    noisy = any(c.measurement.noisy for c in report.candidates)
+    table.caption = "▶ chosen   drop in points" + ("   * noisy: not ranked by time" if noisy else "")
+    table.caption_justify = "left"
     return table
 
 

@@ -39,7 +39,7 @@ _FLOAT = 1e-6
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked; ``exit_code`` is 0 if it holds, 2 if the build was changed, 3 if it misses a limit."""
+    """One thing that was checked; ``exit_code`` is 0 if it holds, 2 if the build was changed, 3 over budget."""
 
     what: str
     detail: str

@@ -17,6 +17,11 @@ def milliseconds(value: float | None) -> str:
     return f"{_digits(value * scale)} {unit}"
 
 
+def millijoules(value: float | None) -> str:
+    """Write an energy given in millijoules."""
+    return UNKNOWN if value is None else f"{_digits(value)} mJ"
+
+
 def size(value: float | None) -> str:
     """Write a number of bytes in decimal units."""
     return UNKNOWN if value is None else _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)), "B")
