@@ -13,7 +13,7 @@ from typing import Any
 
 from edgeprune.errors import BadOption, nearest
 
-_NOT_PLUGINS = {"__init__", "base", "env", "table", "vector", "graph", "lowering", "peak", "custom", "images", "npz", "sources"}
+_NOT_PLUGINS = {"__init__", "base", "env", "table", "vector", "graph", "lowering", "ranking", "trial", "peak", "custom", "images", "npz", "sampling", "sources"}
 
 
 def names(folder: str) -> list[str]:
