@@ -13,7 +13,10 @@ from typing import Any
 
 from edgeprune.errors import BadOption, nearest
 
-_NOT_PLUGINS = {"__init__", "base", "env", "table", "vector", "graph", "lowering", "ranking", "trial", "peak", "custom", "images", "npz", "sampling", "sources"}
+_NOT_PLUGINS = {
+    "__init__", "base", "env", "table", "vector", "graph", "lowering", "ranking", "trial", "peak",
+    "custom", "images", "npz", "sampling", "sources",
+}  # fmt: skip
 
 
 def names(folder: str) -> list[str]:

@@ -1,0 +1,173 @@
+"""The graphs of lower precision that one float graph can become, and their judgement by the task on the target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from edgeprune.budget import holds_floor, largest
+from edgeprune.model import OnnxModel
+from edgeprune.passes import ranking
+from edgeprune.passes.base import Context
+from edgeprune.passes.graph import clean, write
+from edgeprune.passes.lowering import Lowering, Method, calibrate
+from edgeprune.report import Score
+
+_RANKED_IMAGES = 32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A finished graph, what was lowered in it and why it is the one."""
+
+    model: OnnxModel
+    precision: Literal["fp32", "fp16", "int8"]
+    lowered: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class Trial:
+    """The graphs that can be made of one float graph, and their judgement. Lives for one run of the pass."""
+
+    model: OnnxModel
+    ctx: Context
+    method: Method
+    probes: list[dict[str, Any]] = field(default_factory=list)
+    _written: set[Path] = field(default_factory=set)
+    _images: list[NDArray[np.float32]] = field(default_factory=list)
+    _lowering: Lowering | None = None
+    _baseline: Score | None = None
+
+    def int8(self) -> Choice:
+        """Return the int8 graph with the largest share of layers, in order of risk, that holds the floor."""
+        names = self._calibrated().candidates()
+        whole = self.lower(names)
+        if self.holds(whole, len(names), len(names)):
+            return Choice(whole, "int8", names, f"all {len(names)} layers in int8 hold the floor")
+        ranked = self._ranked(names)
+        share = largest(len(names) - 1, lambda k: self.holds(self.lower(ranked[:k]), k, len(names)))
+        if share == 0:
+            return Choice(self.model, "fp32", (), "no layer in int8 holds the floor")
+        chosen = tuple(n for n in names if n in set(ranked[:share]))
+        return Choice(self.lower(chosen), "int8", chosen, f"{share} of {len(names)} layers in int8 hold the floor")
+
+    def gaining(self, choice: Choice) -> Choice | None:
+        """Return the int8 graph of just those layers of ``choice`` that it speeds up; None if those are none or all."""
+        if choice.precision != "int8":
+            return None
+        gain = self._gain(choice.lowered)
+        chosen = tuple(n for n in choice.lowered if gain.get(n, 0.0) > 0.0)
+        if not chosen or chosen == choice.lowered:
+            return None
+        lowered = self.lower(chosen)
+        if not self.holds(lowered, len(chosen), len(self._calibrated().candidates())):
+            return None
+        return Choice(lowered, "int8", chosen, f"the {len(chosen)} layers that int8 speeds up hold the floor")
+
+    def fp16(self) -> Choice:
+        """Return the fp16 graph if it holds the floor, else the float one."""
+        half = self.half()
+        if self.holds(half, 0, 0):
+            return Choice(half, "fp16", (), "fp16 holds the floor")
+        return Choice(self.model, "fp32", (), "fp16 does not hold the floor")
+
+    def tidy(self, keep: OnnxModel) -> None:
+        """Delete every graph written here but ``keep``."""
+        for path in self._written - {keep.path}:
+            path.unlink()
+
+    def half(self) -> OnnxModel:
+        """Write the graph with fp16 weights and arithmetic; its input and output stay float32."""
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        proto = convert_float_to_float16(onnx.load(self.model.path), keep_io_types=True)
+        return self._write(proto, "fp16")
+
+    def lower(self, names: Sequence[str]) -> OnnxModel:
+        """Write the graph with exactly these layers in int8; equal choices give the same file."""
+        key = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+        return self._write(self._calibrated().build(names), f"int8-{key}")
+
+    def holds(self, model: OnnxModel, lowered: int, of: int) -> bool:
+        """Score a graph on the target's runtime and judge it against the floor; True where nothing can be scored."""
+        task = self.ctx.task
+        if task is None:
+            return True
+        baseline = self._reference()
+        with self.ctx.open(model) as predict:
+            score = task.score(predict, "search")
+        drop, error = baseline.drop_to(score)
+        held = holds_floor(drop, error, self.ctx.budget.max_accuracy_drop)
+        probe = {"precision": "int8" if of else "fp16", "lowered": lowered, "of": of, "score": score.value,
+                 "drop": drop, "standard_error": error, "held": held}  # fmt: skip
+        self.probes.append(probe)
+        self.ctx.record("probes", list(self.probes))
+        what = f"{lowered} of {of} layers in int8" if of else "fp16"
+        self.ctx.progress.note(f"{what}: drop {drop:+.4f} ± {error:.4f}, {'held' if held else 'too much'}")
+        return held
+
+    def _reference(self) -> Score:
+        """Return the score drops are measured from: the original model's, else the float graph's."""
+        if self._baseline is None:
+            self._baseline = self.ctx.baseline
+        if self._baseline is None:
+            assert self.ctx.task is not None
+            with self.ctx.open(self.model) as predict:
+                self._baseline = self.ctx.task.score(predict, "search")
+        return self._baseline
+
+    def _calibrated(self) -> Lowering:
+        if self._lowering is None:
+            assert self.ctx.task is not None and self.ctx.board.int8 is not None
+            self._images = calibration_images(self.ctx, self.model.spec.input_shape[0])
+            digest = hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()
+            count = sum(map(len, self._images))
+            self.ctx.record("calibration", {"method": self.method, "images": count, "sha256": digest})
+            images = self.ctx.progress.track(self._images, "calibration", len(self._images))
+            self._lowering = calibrate(self.model.path, images, self.ctx.board.int8, self.method, self.ctx.threads)
+        return self._lowering
+
+    def _ranked(self, names: Sequence[str]) -> tuple[str, ...]:
+        images = np.concatenate(self._images)[:_RANKED_IMAGES]
+        with self.ctx.open(self.model) as predict:
+            reference = predict(images)
+        risk = {}
+        for name in self.ctx.progress.track(names, "ranking layers", len(names)):
+            with self.ctx.open(self.lower([name])) as predict:
+                risk[name] = ranking.deviation(reference, predict(images))
+        return ranking.order(names, risk, self._gain(names))
+
+    def _gain(self, names: Sequence[str]) -> dict[str, float]:
+        """Return what lowering each layer saves: milliseconds where the clock decides and knows them all, else MACs."""
+        graph = self._calibrated().proto.graph
+        if self.ctx.cost == "measured":
+            feed, threads = self._images[0], self.ctx.threads
+            before = ranking.milliseconds(self.model.path, graph, feed, threads)
+            after = ranking.milliseconds(self.lower(names).path, graph, feed, threads)
+            if all(name in before and name in after for name in names):
+                return {name: before[name] - after[name] for name in names}
+        return ranking.macs(graph)
+
+    def _write(self, proto: onnx.ModelProto, stem: str) -> OnnxModel:
+        clean(proto, self.model.spec.to_json(), self.ctx.board.ir_version)
+        written = write(proto, OnnxModel(self.ctx.workspace / f"{stem}.onnx", self.model.spec))
+        self._written.add(written.path)
+        return written
+
+
+def calibration_images(ctx: Context, batch: int) -> list[NDArray[np.float32]]:
+    """Return the task's calibration images as arrays of the graph's static batch, the last one filled by repetition."""
+    assert ctx.task is not None
+    images = np.concatenate([part.numpy() for part in ctx.task.calibration_batches()])
+    missing = -len(images) % batch
+    if missing:
+        images = np.concatenate([images, images[np.arange(missing) % len(images)]])
+    return [images[i : i + batch] for i in range(0, len(images), batch)]
