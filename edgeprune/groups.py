@@ -144,7 +144,7 @@ class CostModel:
         self._per_channel = np.array([op.per_channel for op in ops])
         self._fixed = np.array([op.fixed for op in ops])
         full = tuple(g.channels for g in groups)
-        self.full: Mapping[str, float] = self.cost(full)
+        self.full = self.cost(full)
 
     def _sides(self, widths: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_] | None]:
         kept = np.asarray(widths, float)

@@ -148,10 +148,11 @@ class TorchModel:
         return digest.hexdigest()
 
     def predict(self, images: NDArray[np.float32], batch: int = 250) -> NDArray[np.float32]:
-        """Run the module on images (n, C, H, W) without gradients; a ``Predict``."""
+        """Run the module, on whatever device it is, on images (n, C, H, W) without gradients; a ``Predict``."""
+        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            parts = [self.module(torch.from_numpy(images[i : i + batch])) for i in range(0, len(images), batch)]
-        result: NDArray[np.float32] = torch.cat(parts).numpy()
+            parts = [self.module(torch.from_numpy(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)]
+        result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return result
 
 

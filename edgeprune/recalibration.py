@@ -18,6 +18,17 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(part, _Norm) and part.track_running_stats for part in module.modules())
 
 
+def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
+    """Return the first ``count`` images of batches (n, C, H, W), in batches; fewer where there are no more."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        if count <= 0:
+            break
+        taken.append(batch[:count])
+        count -= len(taken[-1])
+    return taken
+
+
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every batch norm by their plain average over ``batches``, in place.
 

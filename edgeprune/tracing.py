@@ -61,6 +61,11 @@ def trace(model: TorchModel, multiples: Sequence[int] = (1,)) -> CostModel:
     return CostModel(ops, _with_blocks(groups, blocks, names))
 
 
+def size_of(model: TorchModel) -> dict[str, float]:
+    """Return the MACs (one image) and parameters of a model as it is; no dependency graph is built."""
+    return CostModel(_ops(model.module, _observe(model.module, model.inputs)), ()).full
+
+
 def _randomised(model: TorchModel) -> nn.Module:
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
     generator = torch.Generator().manual_seed(0)

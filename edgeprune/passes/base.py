@@ -49,7 +49,7 @@ class Context:
     ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who decides
     (see the design: measured, estimated or macs). ``workspace`` is a folder of this pass's own that survives an interruption;
     ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that survives one too.
-    ``threads`` are for inference on the target, ``train_threads`` for fine-tuning, ``workers`` for parallel evaluations.
+    ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``, ``workers`` for parallel evaluations.
     ``record`` notes a fact for the report.
     """
 
@@ -67,6 +67,7 @@ class Context:
     cost: Literal["measured", "estimated", "macs"] = "measured"
     threads: int = 1
     train_threads: int = 1
+    device: str = "cpu"
     workers: int = 1
     record: Callable[[str, Any], None] = lambda name, value: None
 

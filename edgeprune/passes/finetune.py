@@ -76,7 +76,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
         for step, batch in enumerate(bar):
             for settings in state.optimizer.param_groups:
                 settings["lr"] = self.lr * self._schedule((epoch + step / steps), self.epochs)
-            loss = self._loss(state, task, batch)
+            loss = self._loss(state, task, batch, ctx)
             state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(state.module.parameters(), 5.0)
@@ -86,10 +86,10 @@ class Finetune(Pass[TorchModel, TorchModel]):
             raise BadModel(f"fine-tuning diverged in epoch {epoch + 1}; lower the learning rate, e.g. --set finetune.lr={self.lr / 4:g}")
         return total / max(steps, 1)
 
-    def _loss(self, state: _State, task: Task, batch: Batch) -> Tensor:
-        inputs = batch.inputs.contiguous(memory_format=torch.channels_last)
+    def _loss(self, state: _State, task: Task, batch: Batch, ctx: Context) -> Tensor:
+        inputs = batch.inputs.to(ctx.device).contiguous(memory_format=torch.channels_last)
         output = state.module(inputs)
-        loss = task.loss(output, batch)
+        loss = task.loss(output, batch._replace(inputs=inputs))
         if self.distillation == 0.0:
             return loss
         with torch.no_grad():
@@ -124,15 +124,16 @@ class _State:
 
     @staticmethod
     def start(options: Finetune, model: TorchModel, ctx: Context) -> _State:
-        module = model.clone().module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teacher = ctx.original.clone().module.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        layout: dict[str, Any] = {"device": ctx.device, "memory_format": torch.channels_last}
+        module = model.clone().module.to(**layout)
+        teacher = ctx.original.clone().module.to(**layout).eval()
         optimizer = torch.optim.SGD(
             _decayed(module, options.weight_decay), lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
         )
         assert ctx.task is not None
         path = ctx.workspace / "epoch.pt"
         if path.exists():
-            saved = torch.load(path, weights_only=True)
+            saved = torch.load(path, weights_only=True, map_location=ctx.device)
             module.load_state_dict(saved["module"])
             optimizer.load_state_dict(saved["optimizer"])
             return _State(module, teacher, optimizer, path, saved["epoch"], saved["best"], saved["best_score"],

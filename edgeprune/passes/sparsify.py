@@ -7,20 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from edgeprune import find, importance, surgery
-from edgeprune.agents.base import Agent, Evaluator, Space, Trace
+from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, plan_of
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
-from edgeprune.recalibration import has_batch_norm, recalibrate
+from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.report import Evaluation, GroupRow, SearcherRow
 from edgeprune.tracing import trace
 
@@ -74,8 +73,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
             )
         _record(ctx, space, evaluator, baselines, trace_, best, seconds)
-        for row in group_rows(cost, best):
-            ctx.record("plan", row)
+        ctx.record("plan", group_rows(cost, best))
         return judge.cut(best)
 
     def _search(self, env: SparsityEnv, ctx: Context) -> tuple[list[Trace], Trace]:
@@ -122,12 +120,7 @@ class _Judge:
         self._indices = sorted(int(i) for i in order)
         self._calibration: list[torch.Tensor] = []
         if has_batch_norm(model.module) and ctx.task.name != "synthetic":
-            seen = 0
-            for batch in islice(self._task.calibration_batches(), options.recalibration):
-                self._calibration.append(batch[: options.recalibration - seen])
-                seen += len(self._calibration[-1])
-                if seen >= options.recalibration:
-                    break
+            self._calibration = first_images(self._task.calibration_batches(), options.recalibration)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -193,13 +186,16 @@ def _record(ctx: Context, space: Space, evaluator: Evaluator, baselines: Sequenc
     def share(widths: Widths) -> float:
         return space.cost.cost(widths)[quantity] / space.cost.full[quantity]
 
-    for found in [*baselines, agent]:
-        at = found.best
-        ctx.record("searcher", SearcherRow(
-            name=found.searcher, target=target, evaluations=found.spent, best=at.score if at else None,
-            cost=share(at.widths) if at else None))
-    for searcher, widths, score in evaluator.history:
-        ctx.record("evaluation", Evaluation(searcher=searcher, target=target, cost=share(widths), score=score))
+    ctx.record("searchers", [
+        SearcherRow(name=t.searcher, target=target, evaluations=t.spent, best=t.best.score if t.best else None,
+                    cost=share(t.best.widths) if t.best else None)
+        for t in [*baselines, agent]
+    ])
+    ctx.record("history", [
+        Evaluation(searcher=searcher, target=target, cost=share(widths), score=score)
+        for searcher, widths, score in evaluator.history
+    ])
+    ctx.record("asked", [key(widths) for widths in evaluator.known])
     start = max((t.best.score for t in baselines if t.best), default=None)
     facts: Mapping[str, Any] = {
         "agent": agent.searcher, "quantity": quantity, "target": target, "evaluations": len(evaluator.known),

@@ -1,0 +1,163 @@
+"""compile: from a model to a folder that holds a smaller, verified artifact and a report that can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeprune.agents.base import Agent
+from edgeprune.budget import Budget, Limit
+from edgeprune.compiler import replay, writing
+from edgeprune.compiler.cache import require_writable
+from edgeprune.compiler.opening import Opened, open_request
+from edgeprune.compiler.outcome import Choice, choose, conclude
+from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.request import Request
+from edgeprune.compiler.strategy import Outcome, Strategy
+from edgeprune.compiler.toolbox import Toolbox, toolbox
+from edgeprune.compiler.workshop import Means, Workshop
+from edgeprune.errors import BadOption, Infeasible
+from edgeprune.model import OnnxModel, TorchModel
+from edgeprune.passes.base import Progress, Silent
+from edgeprune.profiles import board as boards
+from edgeprune.report import Report
+from edgeprune.tasks.base import Task
+from edgeprune.tracing import trace
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a build left behind: its report, and the folder everything was written to."""
+
+    report: Report
+    directory: Path
+
+
+def compile(
+    model: nn.Module | TorchModel | str | Path | None = None,
+    *,
+    task: Task | str = "auto",
+    passes: Sequence[AnyPass] | None = None,
+    agent: Agent | str | None = None,
+    max_accuracy_drop: float | None = 0.01,
+    max_latency: str | None = None,
+    max_size: str | None = None,
+    max_macs: str | None = None,
+    max_parameters: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Build:
+    """Compile a model; the command line's options by the same names, plus instances in place of names.
+
+    ``model`` is an eager module, a TorchModel, or a path; ``task`` a Task instance or what ``--task`` takes; ``agent`` an Agent instance or
+    a name. ``passes`` replaces the default pipeline: a sequence from TorchModel to OnnxModel, run as it is. ``options`` are the
+    other fields of ``Request`` (``data``, ``arch``, ``target``, ``evaluations``, ``epochs``, ``seed``, ``threads``, ``out`` …). Ceilings are written as
+    on the command line (``"12ms"``, ``"0.5x"``). Raises EdgepruneError subclasses; see edgeprune.errors.
+    """
+    ceilings = {"latency": max_latency, "size": max_size, "macs": max_macs, "parameters": max_parameters}
+    limits = {f"max_{q}": Limit.parse(q, text) for q, text in ceilings.items() if text is not None}
+    known = {f.name for f in dataclasses.fields(Request)} - {"budget", "agent", "task", "model"}
+    unknown = set(options) - known
+    if unknown:
+        raise BadOption(f"compile has no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
+    paths = {name: Path(options[name]) for name in ("data", "recipe", "out") if options.get(name) is not None}
+    request = Request(
+        model=Path(model) if isinstance(model, str | Path) else None,
+        task=task if isinstance(task, str) else task.name,
+        agent=agent if isinstance(agent, str) else None,
+        budget=Budget(max_accuracy_drop, **limits),
+        **{**options, **paths},
+    )
+    return _compile(
+        request, progress or Silent(),
+        module=None if isinstance(model, str | Path) else model,
+        task=None if isinstance(task, str) else task,
+        agent=None if isinstance(agent, str) else agent,
+        passes=None if passes is None else tuple(passes),
+    )
+
+
+def compile_request(request: Request, progress: Progress) -> Build:
+    """Compile what the command line asked for. Raises EdgepruneError subclasses; KeyboardInterrupt passes through."""
+    return _compile(request, progress)
+
+
+def _compile(request: Request, progress: Progress, module: nn.Module | TorchModel | None = None, task: Task | None = None,
+             agent: Agent | None = None, passes: tuple[AnyPass, ...] | None = None) -> Build:
+    require_writable(request.out)
+    with _one_thread():
+        if request.recipe is not None:
+            request, recipe = replay.adopt(request)
+        else:
+            recipe = None
+        opened = open_request(request, module, task)
+        for note in opened.notes:
+            progress.note(note)
+        workshop = Workshop(opened.original, opened.task, _means(request, progress))
+        if recipe is not None:
+            replay.check(recipe, opened)
+            outcome = _as_given(workshop, replay.passes(recipe))
+            tools = None
+        elif passes is not None:
+            outcome, tools = _as_given(workshop, passes), None
+        else:
+            tools = _tools(request, opened, agent)
+            try:
+                outcome = Strategy(workshop, tools).run()
+            except Infeasible as error:
+                writing.infeasible(request, opened, workshop, str(error))
+                raise
+        choice = _only(outcome) if tools is None else choose(workshop, outcome)
+        report = conclude(workshop, opened, outcome, choice, tools, request)
+        if recipe is not None:
+            report = replay.compare(recipe, workshop, choice, report)
+        writing.write(request, opened, workshop, choice, report)
+        return Build(writing.read_report(request.out), request.out)
+
+
+def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
+    multiples = tuple(boards.load(request.target).channel_multiples.values())
+    free = sum(len(g.options()) > 1 for g in trace(opened.original, multiples).groups)
+    return toolbox(
+        request.settings, agent=agent or request.agent, evaluations=request.evaluations, epochs=request.epochs,
+        effort=request.effort, precision=request.precision, data=opened.has_data, free_groups=free)
+
+
+def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:
+    """Run exactly these passes."""
+    if not passes or passes[-1].gives is not OnnxModel:
+        raise BadOption("passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()")
+    finished = workshop.finish("result", workshop.original, passes)
+    return Outcome({"original": workshop.source, "result": finished})
+
+
+def _only(outcome: Outcome) -> Choice:
+    return Choice(outcome.candidates["result"], {name: "" for name in outcome.candidates})
+
+
+def _means(request: Request, progress: Progress) -> Means:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
+    device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return Means(boards.load(request.target), request.budget, request.seed, request.cost, request.threads, cores, cores, device,
+                 progress)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Everything that is not told otherwise computes with one thread, so that bytes do not hang on the core count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

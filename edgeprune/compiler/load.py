@@ -1,0 +1,50 @@
+"""edgeprune.load: a build's module back in Python, without unpickling anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from edgeprune.compiler import replay
+from edgeprune.compiler.pipeline import with_weights
+from edgeprune.compiler.verify import read_manifest
+from edgeprune.errors import BadBuild, BadOption
+from edgeprune.frontends.checkpoint import Source
+from edgeprune.frontends.checkpoint import load as load_source
+from edgeprune.model import ModelSpec, Surgery, TorchModel, file_digest
+
+
+def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
+    """Return the module of a build: cut, fine-tuned, float32, in eval mode.
+
+    The architecture comes from the recipe. One that lives in a user's file must be repeated as ``arch="file.py:factory"`` and match
+    the recorded hash; one that was given as a module in memory must be given again as ``module`` (it is copied). Raises BadBuild
+    when the folder is not an intact build, BadOption when the architecture must be named.
+    """
+    folder = Path(directory)
+    manifest, recipe = read_manifest(folder), replay.read(folder)
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or manifest["files"].get(weights.name, {}).get("sha256") != file_digest(weights):
+        raise BadBuild(f"{weights} is missing or was changed since the build")
+    cuts = Surgery.from_json(recipe["cuts"])
+    return with_weights(_original(recipe, arch, module), cuts, weights).module.eval()
+
+
+def _original(recipe: replay.Recipe, arch: str | None, module: nn.Module | None) -> TorchModel:
+    import torch
+
+    shape = tuple(recipe["input_shape"])
+    if module is not None:
+        return TorchModel(module, ModelSpec(shape), (torch.zeros(shape),))
+    named = recipe["request"]["arch"]
+    if named and ".py:" in named and arch != named:
+        raise BadOption(f"this build's architecture is code in {named}; if you trust it, call load(…, arch={named!r})")
+    if not named and not recipe["request"]["model"]:
+        raise BadOption("this build was made from a module in memory; call load(…, module=that_module)")
+    model = recipe["request"]["model"]
+    loaded = load_source(Source(Path(model) if model else None, named), shape)
+    for role, digest in loaded.files.items():
+        if recipe["inputs"].get(role) != digest:
+            raise BadBuild(f"the {role} file is not the one this build was made from")
+    return loaded.model

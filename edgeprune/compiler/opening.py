@@ -1,0 +1,105 @@
+"""From a request to an original and its task: what the model and the data say about each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeprune.compiler.request import Request, configure
+from edgeprune.errors import BadOption
+from edgeprune.frontends.checkpoint import Loaded, Source, load
+from edgeprune.model import ModelSpec, TorchModel
+from edgeprune.tasks.base import Task
+from edgeprune.tasks.classification import Classification
+from edgeprune.tasks.custom import load_task
+from edgeprune.tasks.synthetic import Synthetic, warm_batchnorm
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An original with the task it is judged by. ``files`` maps roles to sha256, for keys, recipe and manifest."""
+
+    original: TorchModel
+    task: Task
+    kind: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the task rests on real data."""
+        return self.task.name != "synthetic"
+
+
+def open_request(request: Request, module: nn.Module | TorchModel | None = None, task: Task | None = None) -> Opened:
+    """Load model and data. Raises BadInput subclasses for anything that cannot be used together."""
+    loaded = _given(module, task, request) if module is not None else _load(request)
+    notes = list(loaded.notes)
+    original = loaded.model
+    if task is None:
+        task = _task(request, original)
+    if task is None:
+        if warm_batchnorm(original, request.seed):
+            notes.append("the model is untrained: its batch norms were warmed up on synthetic input")
+        task = Synthetic(original, request.seed)
+        notes.append("no --data: the accuracy floor is unchecked; nothing is trained, searched or lowered to int8")
+    else:
+        original = dataclasses.replace(original, spec=_merged(original.spec, task.spec()))
+        check = getattr(task, "check_model", None)
+        if check is not None:
+            check(int(original.module(*original.inputs).shape[1]))
+    return Opened(original, task, loaded.kind, loaded.files, tuple(notes))
+
+
+def _load(request: Request) -> Loaded:
+    source = Source(request.model, request.arch, request.trust_pickle)
+    try:
+        return load(source, request.input_shape)
+    except BadOption:
+        # Neither the option nor the architecture knows the input shape: the data may.
+        if request.data is None or request.input_shape is not None or ":" in request.task:
+            raise
+        spec = _classification(request, None).spec()
+        return load(source, spec.input_shape, spec)
+
+
+def _given(module: nn.Module | TorchModel, task: Task | None, request: Request) -> Loaded:
+    if isinstance(module, TorchModel):
+        model = module.clone()
+    else:
+        spec = task.spec() if task else None
+        shape = request.input_shape or (spec.input_shape if spec else None)
+        if shape is None:
+            raise BadOption("give input_shape=(1, C, H, W), or a task that knows it")
+        inputs = (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+        model = TorchModel(module, spec or ModelSpec(tuple(shape)), inputs).clone()
+    model.module.eval().requires_grad_(True)
+    model.verify()
+    return Loaded(model, "module", (), {})
+
+
+def _task(request: Request, original: TorchModel) -> Task | None:
+    if ":" in request.task:
+        return load_task(request.task, request.data, request.seed)
+    if request.task not in ("auto", "classification"):
+        raise BadOption(f"unknown task {request.task!r}; known: auto, classification, or file.py:Name for your own")
+    return None if request.data is None else _classification(request, original.spec)
+
+
+def _classification(request: Request, spec: ModelSpec | None) -> Classification:
+    assert request.data is not None
+    settings = request.settings.get("task", {})
+    asked = configure(Classification(request.data), settings) if settings else None
+    options: dict[str, Any] = {name: getattr(asked, name) for name in settings}
+    return Classification.open(Path(request.data), spec, seed=request.seed, **options)
+
+
+def _merged(model: ModelSpec, data: ModelSpec) -> ModelSpec:
+    """The data's view wins (it was opened with the model's), the model keeps its own input shape and head."""
+    return dataclasses.replace(data, input_shape=model.input_shape, head=model.head)

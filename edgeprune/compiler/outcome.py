@@ -1,0 +1,217 @@
+"""Which candidate wins, and what the report says: the only place where the test split is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgeprune.budget import Basis, Check, verdict
+from edgeprune.compiler.cache import versions
+from edgeprune.compiler.opening import Opened
+from edgeprune.compiler.request import Request
+from edgeprune.compiler.strategy import Outcome
+from edgeprune.compiler.toolbox import Toolbox
+from edgeprune.compiler.workshop import Finished, Workshop
+from edgeprune.report import (
+    CheckRow,
+    Evaluation,
+    GroupRow,
+    Measurement,
+    Report,
+    Score,
+    Search,
+    SearcherRow,
+    SplitRow,
+)
+
+GAIN = 1.02
+"""How much faster a more heavily changed candidate must be than a simpler one to be worth it."""
+ORDER = ("original", "quantized-only", "pruned-only", "pruned-quantized")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that goes out, and a remark on each of the others."""
+
+    finished: Finished
+    remarks: Mapping[str, str]
+
+
+def choose(workshop: Workshop, outcome: Outcome) -> Choice:
+    """Return the fastest candidate that holds the floor and every ceiling; of near equals, the least changed one.
+
+    Judged on the search split and on a recorded measurement of this build, so that a resumed build chooses the same. Where no
+    candidate holds everything, the one that breaks the fewest limits and then loses the least accuracy is the best found.
+    """
+    remarks = {}
+    broken: dict[str, list[str]] = {}
+    speed: dict[str, float] = {}
+    for name in ORDER:
+        candidate = outcome.candidates.get(name)
+        if candidate is None:
+            continue
+        broken[name] = _broken(workshop, candidate)
+        speed[name] = _speed(workshop, candidate)
+        remarks[name] = "breaks " + ", ".join(broken[name]) if broken[name] else ""
+    eligible = [name for name in broken if not broken[name]]
+    if not eligible:
+        def distance(name: str) -> tuple[int, float]:
+            return len(broken[name]), _drop(workshop, outcome.candidates[name])
+
+        best = min((n for n in broken if n != "original" or len(broken) == 1), key=distance)
+        return Choice(outcome.candidates[best], {**remarks, best: f"best found; {remarks[best]}"})
+    fastest = min(speed[name] for name in eligible)
+    best = next(name for name in ORDER if name in eligible and speed[name] <= fastest * GAIN)
+    for name in eligible:
+        if name != best:
+            remarks[name] = f"holds everything, at {speed[name] / speed[best]:.2f}x of the chosen one's " + _unit(workshop)
+    return Choice(outcome.candidates[best], {**remarks, best: "chosen: the fastest that holds everything"})
+
+
+def _unit(workshop: Workshop) -> str:
+    return "latency" if workshop.means.cost == "measured" else "MACs"
+
+
+def _speed(workshop: Workshop, candidate: Finished) -> float:
+    """Return what candidates are ranked by: the measured ratio to the original, or MACs and then bytes as shares of it."""
+    if workshop.means.cost != "measured":
+        source = workshop.source
+        return candidate.macs / source.macs + 1e-3 * candidate.size_bytes / source.size_bytes
+    if candidate.name == "original":
+        return 1.0
+    return workshop.recorded_measure(candidate).ratio or math.inf
+
+
+def _broken(workshop: Workshop, candidate: Finished) -> list[str]:
+    broken = []
+    if workshop.holds(candidate) is False:
+        broken.append(f"the accuracy floor ({100 * _drop(workshop, candidate):+.2f} points on the search split)")
+    source = workshop.source
+    pairs = {"size": (candidate.size_bytes, source.size_bytes), "macs": (candidate.macs, source.macs),
+             "parameters": (candidate.parameters, source.parameters)}
+    for quantity, limit in workshop.means.budget.ceilings().items():
+        if quantity == "latency":
+            if candidate.name == "original":
+                held = not limit.relative or limit.value >= 1.0
+            else:
+                found = workshop.recorded_measure(candidate)
+                value = found.ratio if limit.relative else found.latency_ms.p50 if found.latency_ms else None
+                held = value is not None and value <= limit.value
+        else:
+            held = pairs[quantity][0] <= limit.resolve(pairs[quantity][1])
+        if not held:
+            broken.append(f"the {quantity} ceiling")
+    return broken
+
+
+def _drop(workshop: Workshop, candidate: Finished) -> float:
+    if workshop.source.score is None or candidate.score is None:
+        return 0.0
+    return workshop.source.score.drop_to(candidate.score)[0]
+
+
+def conclude(workshop: Workshop, opened: Opened, outcome: Outcome, choice: Choice, tools: Toolbox | None,
+             request: Request) -> Report:
+    """Time every candidate anew, score original and result on the test split, and judge the budget.
+
+    Artifacts are filled in when they are written.
+    """
+    chosen = choice.finished
+    timed = {c.name: c.model for c in outcome.candidates.values()}
+    workshop.means.progress.note("measuring the finished artifacts, interleaved")
+    measured = workshop.measure(timed)
+    for name in ("original", chosen.name):
+        measured = {**measured, name: measured[name].model_copy(
+            update={"peak_memory_bytes": workshop.peak_memory(timed[name])})}
+    truth = workshop.score(workshop.source.model, "test") if opened.has_data else workshop.source.score
+    found = workshop.score(chosen.model, "test") if opened.has_data else chosen.score
+    split: Literal["search", "test"] = "test" if opened.has_data else "search"
+    checks = _checks(workshop, chosen, measured, truth, found, opened)
+    word = verdict(checks, request.require_measured)
+    bases = {c.basis for c in checks if c.held is not None}
+    basis: Basis = next((b for b in ("estimated", "measured", "exact") if b in bases), "unchecked")  # type: ignore[assignment]
+    candidates = [
+        workshop.describe(c, measured[c.name], chosen=c.name == chosen.name, note=choice.remarks.get(c.name, ""))
+        for c in outcome.candidates.values()
+    ]
+    notes = [*opened.notes, *outcome.notes, *_noise(measured)]
+    return Report(
+        verdict=word, basis=basis, budget=[_check_row(c) for c in checks], target=_target(workshop),
+        splits=[SplitRow(name=s.name, n=s.n, origin=s.origin) for s in opened.task.splits()],
+        baseline=workshop.describe(workshop.source, measured["original"], truth, truth, split),
+        result=workshop.describe(chosen, measured[chosen.name], found, truth, split, chosen=True),
+        candidates=candidates, probes=[workshop.describe(p) for p in outcome.probes], steps=workshop.steps,
+        search=_search(outcome, choice, tools), plan=_plan(chosen), learning=_learning(outcome), artifacts=[],
+        environment=_environment(workshop), notes=notes)
+
+
+def _checks(workshop: Workshop, chosen: Finished, measured: Mapping[str, Measurement], truth: Score | None, found: Score | None,
+            opened: Opened) -> list[Check]:
+    budget, source = workshop.means.budget, workshop.source
+    checks = []
+    if budget.max_accuracy_drop is not None:
+        judged = opened.has_data and truth is not None and found is not None
+        drop = truth.drop_to(found)[0] if judged and truth and found else None
+        checks.append(Check("accuracy-drop", budget.max_accuracy_drop, drop, "measured" if judged else "unchecked"))
+    before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
+    known: dict[str, tuple[float | None, float, Basis]] = {
+        "latency": (after.p50 if after else None, before.p50 if before else math.nan, "measured"),
+        "size": (chosen.size_bytes, source.size_bytes, "exact"),
+        "macs": (chosen.macs, source.macs, "exact"),
+        "parameters": (chosen.parameters, source.parameters, "exact")}
+    for quantity, limit in budget.ceilings().items():
+        value, original, basis = known[quantity]
+        checks.append(Check(quantity, limit.resolve(original), value, basis if value is not None else "unchecked"))
+    return checks
+
+
+def _check_row(check: Check) -> CheckRow:
+    return CheckRow(quantity=check.quantity, limit=check.limit, found=check.found, basis=check.basis, held=check.held)
+
+
+def _noise(measured: Mapping[str, Measurement]) -> list[str]:
+    noisy = [name for name, m in measured.items() if m.noisy]
+    return [f"the machine was too busy to rank by the clock while measuring {', '.join(noisy)}"] if noisy else []
+
+
+def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None) -> Search | None:
+    searched = [c for c in (*outcome.probes, *outcome.candidates.values()) if c.fact("sparsify", "agent")]
+    if tools is None or not searched:
+        return None
+    unique = {(c.fact("sparsify", "target"), c.fact("sparsify", "evaluations")): c for c in searched}.values()
+    asked = {plan for c in unique for plan in c.fact("sparsify", "asked") or ()}
+    shown = choice.finished if choice.finished.fact("sparsify", "agent") else list(unique)[-1]
+    best, start = shown.fact("sparsify", "best"), shown.fact("sparsify", "warm_start")
+    return Search(
+        agent=shown.fact("sparsify", "agent"), evaluations=len(asked),
+        resumed=sum(c.fact("sparsify", "resumed") or 0 for c in unique), best=best, warm_start=start,
+        gain_over_warm_start=None if best is None or start is None else best - start,
+        agent_overhead=shown.fact("sparsify", "agent_overhead"),
+        searchers=[SearcherRow.model_validate(r) for c in unique for r in c.fact("sparsify", "searchers") or ()],
+        history=[Evaluation.model_validate(r) for c in unique for r in c.fact("sparsify", "history") or ()])
+
+
+def _plan(chosen: Finished) -> list[GroupRow]:
+    return [GroupRow.model_validate(row) for row in chosen.fact("sparsify", "plan") or ()]
+
+
+def _learning(outcome: Outcome) -> list[dict[str, Any]]:
+    seen: dict[str, Sequence[Any]] = {}
+    for candidate in (*outcome.probes, *outcome.candidates.values()):
+        epochs = candidate.fact("finetune", "epochs")
+        if epochs and epochs not in seen.values():
+            seen[candidate.name] = epochs
+    return [{"candidate": name, **epoch} for name, epochs in seen.items() for epoch in epochs]
+
+
+def _target(workshop: Workshop) -> dict[str, Any]:
+    return workshop.means.board.model_dump(mode="json")
+
+
+def _environment(workshop: Workshop) -> dict[str, Any]:
+    means = workshop.means
+    return {"versions": versions(), "seed": means.seed, "cost": means.cost, "threads": means.threads,
+            "train_threads": means.train_threads, "workers": means.workers, "device": means.device}
+

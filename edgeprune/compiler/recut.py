@@ -1,0 +1,37 @@
+"""recut: apply recorded cuts. A search's decision as a pass, for replays and for plans that are known beforehand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeprune import surgery
+from edgeprune.model import Surgery, TorchModel
+from edgeprune.passes.base import Context, Pass
+from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+
+
+@dataclass(frozen=True)
+class Recut(Pass[TorchModel, TorchModel]):
+    """Slice by resolved indices (the JSON of a Surgery), then re-estimate batch norms as sparsify does after its search."""
+
+    name: ClassVar[str] = "recut"
+    takes: ClassVar[type] = TorchModel
+    gives: ClassVar[type] = TorchModel
+
+    cuts: str = '{"kept": {}, "dropped": []}'
+    recalibration: int = 0
+
+    @staticmethod
+    def of(cuts: Surgery, recalibration: int = 0) -> Recut:
+        """Return the pass that applies these cuts."""
+        return Recut(json.dumps(cuts.to_json(), sort_keys=True), recalibration)
+
+    def run(self, model: TorchModel, ctx: Context) -> TorchModel:
+        """Return the cut model."""
+        result = surgery.rebuild(model, Surgery.from_json(json.loads(self.cuts)))
+        if self.recalibration and ctx.task is not None and has_batch_norm(result.module):
+            batches = first_images(ctx.task.calibration_batches(), self.recalibration)
+            recalibrate(result.module, batches)
+        return result

@@ -1,0 +1,118 @@
+"""--recipe DIR: build again what a recipe decided, with no search and no clock, and say whether the bytes are the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from edgeprune import find
+from edgeprune.compiler.cache import versions
+from edgeprune.compiler.opening import Opened
+from edgeprune.compiler.outcome import Choice
+from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.recut import Recut
+from edgeprune.compiler.request import Request
+from edgeprune.compiler.workshop import Workshop
+from edgeprune.compiler.writing import RECIPE_SCHEMA, request_of
+from edgeprune.errors import BadBuild, BadOption
+from edgeprune.model import OnnxModel, file_digest, first_line
+from edgeprune.report import Report
+
+Recipe = Mapping[str, Any]
+
+
+def read(directory: Path) -> Recipe:
+    """Return the recipe of a build. Raises BadBuild when there is none that can be read."""
+    path = directory / "recipe.json"
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadBuild(f"{directory} holds no recipe.json; give a folder that `edgeprune compile` wrote") from None
+    except (ValueError, OSError) as error:
+        raise BadBuild(f"{path} cannot be read ({first_line(error)}); build again") from error
+    if not isinstance(recipe, dict) or recipe.get("schema") != RECIPE_SCHEMA:
+        raise BadBuild(f"{path} is not an {RECIPE_SCHEMA}; this version of edgeprune cannot replay it")
+    return {**recipe, "directory": str(directory)}
+
+
+def adopt(request: Request) -> tuple[Request, Recipe]:
+    """Return the recorded request, completed by what was given again, and the recipe.
+
+    Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be. Everything else
+    comes from the recipe. Raises BadBuild, and BadOption when a file's code would run without being named.
+    """
+    assert request.recipe is not None
+    recipe = read(request.recipe)
+    try:
+        recorded = request_of(recipe["request"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadBuild(f"{request.recipe / 'recipe.json'} is damaged ({first_line(error)}); build again") from error
+    if recipe.get("kind") == "module" and request.model is None and request.arch is None:
+        raise BadOption("this recipe was made from a module in memory; replay it from Python with the same module")
+    for option, then, now in (("--arch", recorded.arch, request.arch), ("--task", recorded.task, request.task)):
+        if then and ".py:" in then and now != then:
+            raise BadOption(f"this recipe runs the code of {then}; if you trust it, repeat it on the command line: {option} {then}")
+    if recorded.trust_pickle and not request.trust_pickle:
+        raise BadOption("this recipe unpickles its model file; if you trust that file, repeat --trust-pickle")
+    again = {name: getattr(request, name) for name in ("model", "arch", "data") if getattr(request, name) is not None}
+    return dataclasses.replace(recorded, **again, out=request.out, recipe=request.recipe), recipe
+
+
+def check(recipe: Recipe, opened: Opened) -> None:
+    """Raise BadBuild unless model, user files and data are the ones the recipe was made from."""
+    then = recipe["inputs"]
+    now = {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}
+    for role, digest in now.items():
+        if then.get(role) not in (digest, None):
+            raise BadBuild(f"the {role} is not the one this recipe was made from (sha256 {digest[:12]}…, not {then[role][:12]}…)")
+
+
+def passes(recipe: Recipe) -> tuple[AnyPass, ...]:
+    """Return the decided passes. Raises BadBuild for a recipe that names or configures a pass that is not."""
+    found: list[AnyPass] = []
+    for entry in recipe["passes"]:
+        try:
+            cls = Recut if entry["pass"] == "recut" else find.find("passes", entry["pass"])
+            found.append(TypeAdapter(cls).validate_python(entry["options"]))
+        except (ValidationError, KeyError, TypeError, BadOption) as error:
+            raise BadBuild(f"the recipe's pass {entry.get('pass')!r} cannot be replayed: {first_line(error)}") from error
+    return tuple(found)
+
+
+def compare(recipe: Recipe, workshop: Workshop, choice: Choice, report: Report) -> Report:
+    """Return the report with a line that says whether the replay gave the same bytes, and if not, how far it is off."""
+    expected = recipe["expect"]["model.onnx"]
+    found = file_digest(choice.finished.model.path)
+    if found == expected:
+        line = f"replayed: model.onnx has the same sha256 ({found[:12]}…)"
+    else:
+        line = f"the replay's model.onnx differs ({found[:12]}…, not {expected[:12]}…); {_why(recipe, workshop)}"
+        recorded = Path(recipe["directory"]) / "model.onnx"
+        if recorded.is_file():
+            line += f"; largest output difference {_difference(choice.finished.model, OnnxModel.read(recorded), workshop):.2g}"
+        score = recipe["expect"].get("score")
+        if score is not None and choice.finished.score is not None:
+            line += f"; search score {choice.finished.score.value:.4f}, recorded {score:.4f}"
+    return report.model_copy(update={"notes": [*report.notes, line]})
+
+
+def _difference(first: OnnxModel, second: OnnxModel, workshop: Workshop) -> float:
+    """Return the largest output difference of two graphs on one seeded input."""
+    image = np.random.default_rng(0).standard_normal(first.spec.input_shape, np.float32)
+    with workshop.open(first) as one, workshop.open(second) as two:
+        return float(np.abs(one(image) - two(image)).max())
+
+
+def _why(recipe: Recipe, workshop: Workshop) -> str:
+    if recipe.get("processor") != workshop.means.board.detected.get("cpu"):
+        return f"it was recorded on another processor ({recipe.get('processor')})"
+    if recipe.get("versions") != versions():
+        return "it was recorded with other library versions"
+    return "processor and versions are the same: please report this"
+

@@ -1,0 +1,69 @@
+"""The passes of the default pipeline, configured for one build."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeprune import find
+from edgeprune.agents.base import Agent
+from edgeprune.compiler.request import configure
+from edgeprune.errors import BadOption, UnmetRequirement
+from edgeprune.passes.export import Export
+from edgeprune.passes.finetune import Finetune
+from edgeprune.passes.prune import Prune
+from edgeprune.passes.quantize import Quantize
+from edgeprune.passes.sparsify import Sparsify
+
+Effort = Literal["quick", "normal", "long"]
+EPOCHS: Mapping[Effort, int] = {"quick": 3, "normal": 5, "long": 20}
+EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (200, 12), "long": (600, 36)}
+"""Evaluations of a whole run: at least so many, and so many a free group."""
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """One configured pass of each kind. ``evaluations`` are the whole run's; ``trains`` whether there is data to train on."""
+
+    prune: Prune
+    sparsify: Sparsify
+    finetune: Finetune
+    export: Export
+    quantize: Quantize
+    evaluations: int
+    trains: bool
+
+    def searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
+        """Return the search under given ceilings with its share of the evaluations."""
+        return dataclasses.replace(self.sparsify, limits=tuple(sorted(limits.items())), evaluations=evaluations)
+
+
+def toolbox(settings: Mapping[str, Mapping[str, str]], *, agent: str | Agent | None, evaluations: int | None, epochs: int | None,
+            effort: Effort, precision: str, data: bool, free_groups: int) -> Toolbox:
+    """Return the passes of a build; ``settings`` win over what the other arguments imply.
+
+    Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement for options
+    that cannot be.
+    """
+    if evaluations is not None and evaluations < 1:
+        raise BadOption(f"--evaluations must be at least 1, not {evaluations}")
+    if epochs is not None and epochs < 0:
+        raise BadOption(f"--epochs must not be negative, not {epochs}")
+    if agent is None:
+        agent = "ppo" if data else "uniform"
+    if isinstance(agent, str):
+        if not data and agent != "uniform":
+            raise UnmetRequirement(f"agent {agent!r} needs data to score plans by; give --data, or --agent uniform")
+        agent = configure(find.find("agents", agent), settings.get("agent", {}))
+    least, each = EVALUATIONS[effort]
+    count = evaluations if evaluations is not None else max(least, each * free_groups)
+    criterion = {} if data else {"criterion": "l2"}
+    sparsify = configure(Sparsify(agent=agent, evaluations=count, **criterion), settings.get("sparsify", {}))
+    finetune = configure(Finetune(epochs=EPOCHS[effort] if epochs is None else epochs), settings.get("finetune", {}))
+    return Toolbox(
+        prune=configure(Prune(), settings.get("prune", {})), sparsify=sparsify, finetune=finetune,
+        export=configure(Export(), settings.get("export", {})),
+        quantize=configure(Quantize(precision=precision), settings.get("quantize", {})),
+        evaluations=sparsify.evaluations, trains=data and finetune.epochs > 0)

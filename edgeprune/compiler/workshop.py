@@ -1,0 +1,197 @@
+"""Where candidates are finished: one place that turns a model and passes into an artifact, scores it and times it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edgeprune import find
+from edgeprune.backends.base import Artifact, Backend
+from edgeprune.budget import Budget, holds_floor
+from edgeprune.compiler.cache import Journal, Store, finish, finished, key, source_digest, versions
+from edgeprune.compiler.pipeline import AnyPass, Pipeline, describe
+from edgeprune.errors import BadModel
+from edgeprune.files import write_atomic
+from edgeprune.model import OnnxModel, Predict, TorchModel, batched
+from edgeprune.passes.base import Context, Progress
+from edgeprune.profiles.board import Board
+from edgeprune.profiles.measure import interleave
+from edgeprune.report import Candidate, Measurement, Score, ScoreReport, StepRecord
+from edgeprune.tasks.base import Split, Task
+from edgeprune.tracing import size_of
+
+
+@dataclass(frozen=True)
+class Means:
+    """With what a build is made: everything but the model and its task. Thread counts are part of every key."""
+
+    board: Board
+    budget: Budget
+    seed: int
+    cost: Literal["measured", "estimated", "macs"]
+    threads: int
+    train_threads: int
+    workers: int
+    device: str
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A candidate as a finished artifact, scored on the search split and not yet timed."""
+
+    name: str
+    model: OnnxModel
+    torch: TorchModel | None
+    macs: float
+    parameters: int
+    size_bytes: int
+    precisions: Mapping[str, int]
+    score: Score | None
+    steps: tuple[StepRecord, ...]
+
+    def fact(self, one: str, name: str) -> Any:
+        """Return a fact that a pass of this candidate recorded, or None."""
+        return next((s.facts.get(name) for s in self.steps if s.name == one and name in s.facts), None)
+
+
+class Workshop:
+    """Finishes candidates of one original under one set of means; everything it does is taken from the store if it is there."""
+
+    def __init__(self, original: TorchModel, task: Task | None, means: Means, store: Store | None = None) -> None:
+        self.original, self.task, self.means = original, task, means
+        self.store = store or Store()
+        self.backend: Backend = find.find("backends", means.board.backend)()
+        self.identity = key(original.digest(), task.digest() if task else None, means.seed, source_digest(), versions())
+        self._base = key(self.identity, means.board.model_dump(), dataclasses.astuple(means.budget), means.cost, means.threads,
+                         means.train_threads, means.device)
+        self.steps: list[StepRecord] = []
+        self._context = self._start()
+        self.source = self._finish_original()
+        self._context = dataclasses.replace(self._context, baseline=self.source.score)
+
+    def _start(self) -> Context:
+        means = self.means
+        return Context(
+            board=means.board, task=self.task, budget=means.budget, seed=means.seed, original=self.original, baseline=None,
+            open=self.open, measure=self.measure, workspace=self.store.folder, journal=self._journal, progress=means.progress,
+            cost=means.cost, threads=means.threads, train_threads=means.train_threads, workers=means.workers, device=means.device,
+        )
+
+    def _finish_original(self) -> Finished:
+        return self.finish("original", self.original, (find.find("passes", "export")(),))
+
+    def finish(self, name: str, model: TorchModel, passes: Sequence[AnyPass]) -> Finished:
+        """Run ``passes`` (they end in an ONNX model), count, and score the emitted graph on the search split."""
+        self.means.progress.note(f"{name}: {' → '.join(p.name for p in passes)}")
+        split = next((i for i, p in enumerate(passes) if p.gives is OnnxModel), len(passes))
+        upper, steps = Pipeline(tuple(passes[:split])).run(model, self._context, self.store, self._base, name)
+        lower, more = Pipeline(tuple(passes[split:])).run(upper, self._context, self.store, self._after(passes[:split]), name)
+        if not isinstance(upper, TorchModel) or not isinstance(lower, OnnxModel):
+            raise BadModel(f"the passes of {name} must lead from a TorchModel to an OnnxModel")
+        artifact = self._emit(lower)
+        size = size_of(upper)
+        self.steps.extend((*steps, *more))
+        return Finished(name, lower, upper, size["macs"], int(size["parameters"]), artifact.size_bytes(), artifact.precisions,
+                        self.score(lower, "search"), (*steps, *more))
+
+    def _after(self, passes: Sequence[AnyPass]) -> str:
+        name = self._base
+        for one in passes:
+            name = key(name, one.name, describe(one))
+        return name
+
+    def score(self, model: OnnxModel, split: Split) -> Score | None:
+        """Score an emitted graph on the target's runtime; None without a task."""
+        if self.task is None:
+            return None
+        with self.store.open(key("score", self.identity, model.digest(), split, self.means.threads)) as folder:
+            if finished(folder):
+                saved = np.load(folder / "score.npz", allow_pickle=False)
+                return Score(float(saved["value"]), int(saved["n"]), saved["per_item"])
+            with self.open(model) as predict:
+                score = self.task.score(predict, split)
+            buffer = io.BytesIO()
+            np.savez(buffer, value=score.value, n=score.n, per_item=score.per_item)
+            write_atomic(folder / "score.npz", buffer.getvalue())
+            finish(folder, ["score.npz"], {})
+            return score
+
+    @contextmanager
+    def open(self, model: OnnxModel) -> Iterator[Predict]:
+        """Load a graph on the target's runtime."""
+        with self.backend.open(self._emit(model), self.means.threads) as runner:
+            yield batched(runner, model.spec)
+
+    def _emit(self, model: OnnxModel) -> Artifact:
+        return self.backend.emit(model, self.means.board, model.path.parent)
+
+    def measure(self, models: Mapping[str, OnnxModel]) -> Mapping[str, Measurement]:
+        """Time graphs interleaved, batch by batch as they are; ratios are against the first."""
+        with ExitStack() as stack:
+            calls: dict[str, Callable[[], object]] = {}
+            for name, model in models.items():
+                runner = stack.enter_context(self.backend.open(self._emit(model), self.means.threads))
+                image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
+                calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
+            return interleave(calls, self.means.threads, self.means.seed, self._conditions())
+
+    def recorded_measure(self, candidate: Finished) -> Measurement:
+        """Time a candidate against the original, once: a decision that hangs on it is taken the same way after an interruption.
+
+        The recorded Measurement carries its date; figures of the final report never come from here.
+        """
+        name = key("measure", self._base, self.source.model.digest(), candidate.model.digest())
+        with self.store.open(name) as folder:
+            record = finished(folder)
+            if record is not None:
+                return Measurement.model_validate(record["measurement"])
+            found = self.measure({"original": self.source.model, "candidate": candidate.model})["candidate"]
+            finish(folder, [], {"measurement": found.model_dump(mode="json")})
+            return found
+
+    def peak_memory(self, model: OnnxModel) -> int | None:
+        """Return the peak resident memory of loading and running a graph in a fresh process."""
+        return self.backend.peak_memory_bytes(self._emit(model), self.means.threads)
+
+    def _conditions(self) -> dict[str, Any]:
+        return {"runtime": self.backend.name, "version": versions().get(self.backend.name),
+                "processor": self.means.board.detected.get("cpu")}
+
+    def _journal(self, name: str) -> MutableMapping[str, float]:
+        return Journal(self.store.folder / "journals" / f"{key(self.identity, name)}.jsonl")
+
+    def holds(self, candidate: Finished) -> bool | None:
+        """Whether a candidate holds the accuracy floor on the search split; None when nothing can be said."""
+        if self.means.budget.max_accuracy_drop is None or self.source.score is None or candidate.score is None:
+            return None
+        drop, error = self.source.score.drop_to(candidate.score)
+        return holds_floor(drop, error, self.means.budget.max_accuracy_drop)
+
+    def describe(self, candidate: Finished, measurement: Measurement | None = None, score: Score | None = None,
+                 baseline: Score | None = None, split: Split = "search", chosen: bool = False, note: str = "") -> Candidate:
+        """Return a candidate's row of the report; without ``score`` the one on the search split."""
+        if score is None:
+            score, baseline = candidate.score, self.source.score
+        return Candidate(
+            name=candidate.name, score=_score_row(score, baseline, split, self.task), macs=candidate.macs,
+            parameters=candidate.parameters, size_bytes=candidate.size_bytes, precisions=dict(candidate.precisions),
+            measurement=measurement or Measurement(source="unavailable"), held_floor=self.holds(candidate), chosen=chosen, note=note)
+
+
+def _score_row(score: Score | None, baseline: Score | None, split: Split, task: Task | None) -> ScoreReport | None:
+    if score is None:
+        return None
+    drop = interval = None
+    if baseline is not None:
+        drop, error = baseline.drop_to(score)
+        interval = (drop - 1.96 * error, drop + 1.96 * error)
+    named: Literal["search", "test", "synthetic"] = "synthetic" if task is not None and task.name == "synthetic" else split
+    return ScoreReport(value=score.value, n=score.n, split=named, drop=drop, drop_interval=interval)
+

@@ -1,0 +1,121 @@
+"""What a build leaves in its folder: every file whole or not at all, the manifest last."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgeprune.budget import Budget, Limit
+from edgeprune.compiler import page
+from edgeprune.compiler.cache import versions
+from edgeprune.compiler.opening import Opened
+from edgeprune.compiler.outcome import Choice
+from edgeprune.compiler.pipeline import weights
+from edgeprune.compiler.recut import Recut
+from edgeprune.compiler.request import Request
+from edgeprune.compiler.verify import numbers, write_manifest
+from edgeprune.compiler.workshop import Finished, Workshop
+from edgeprune.files import write_atomic
+from edgeprune.model import OnnxModel, file_digest
+from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
+
+RECIPE_SCHEMA = "edgeprune-recipe/1"
+
+
+def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, report: Report) -> None:
+    """Write model, weights, recipe, report and manifest to ``request.out``."""
+    out, chosen = request.out, choice.finished
+    assert chosen.torch is not None
+    _forget(out)
+    write_atomic(out / "model.onnx", chosen.model.path.read_bytes())
+    write_atomic(out / "model.safetensors", weights(chosen.torch))
+    write_atomic(out / "recipe.json", json.dumps(recipe(request, opened, workshop, chosen), indent=1, sort_keys=True) + "\n")
+    artifacts = [ArtifactRow(path=name, sha256=file_digest(out / name), bytes=(out / name).stat().st_size)
+                 for name in ("model.onnx", "model.safetensors", "recipe.json")]
+    _write_report(request, opened, workshop, report.model_copy(update={"artifacts": artifacts}))
+
+
+def infeasible(request: Request, opened: Opened, workshop: Workshop, reason: str) -> None:
+    """Write the report, and only that, of a build that was refused before its search."""
+    _forget(request.out)
+    source = workshop.source
+    row: Candidate = workshop.describe(source, Measurement(source="unavailable"))
+    report = Report(
+        verdict="infeasible", basis="exact", budget=[], target=workshop.means.board.model_dump(mode="json"), splits=[], baseline=row,
+        result=None, candidates=[row], steps=workshop.steps, search=None, plan=[], artifacts=[], notes=[reason],
+        environment={"versions": versions(), "seed": request.seed})
+    _write_report(request, opened, workshop, report, model=False)
+
+
+def _write_report(request: Request, opened: Opened, workshop: Workshop, report: Report, model: bool = True) -> None:
+    out = request.out
+    write_atomic(out / "report.json", report.to_json())
+    write_atomic(out / "report.html", page.render(report))
+    write_manifest(
+        out, {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}, _options(request),
+        versions(), request.seed, numbers(OnnxModel.read(out / "model.onnx")) if model else None)
+
+
+def read_report(out: Path) -> Report:
+    """Return the report a build wrote."""
+    return Report.from_json((out / "report.json").read_bytes())
+
+
+def _forget(out: Path) -> None:
+    """Take an earlier build's files away, its manifest first: a folder without one is no build."""
+    for name in ("manifest.json", "model.onnx", "model.safetensors", "recipe.json", "report.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
+
+
+def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finished) -> dict[str, Any]:
+    """Return all it takes to build ``chosen`` again: its inputs by hash, and every decision that a search or a clock took."""
+    means = workshop.means
+    return {
+        "schema": RECIPE_SCHEMA,
+        "request": _options(request),
+        "kind": opened.kind,
+        "inputs": {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()},
+        "means": {"threads": means.threads, "train_threads": means.train_threads, "device": means.device, "seed": means.seed},
+        "processor": means.board.detected.get("cpu"),
+        "versions": versions(),
+        "input_shape": list(opened.original.spec.input_shape),
+        "cuts": chosen.torch.surgery.to_json() if chosen.torch else None,
+        "passes": [{"pass": name, "options": options} for name, options in _decided(chosen)],
+        "expect": {"model.onnx": file_digest(chosen.model.path), "score": None if chosen.score is None else chosen.score.value},
+    }
+
+
+def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the passes with their searches replaced by what they found."""
+    decided: list[tuple[str, Mapping[str, Any]]] = []
+    searched = next((s for s in chosen.steps if s.name == "sparsify"), None)
+    if chosen.torch is not None and chosen.torch.surgery:
+        cut = Recut.of(chosen.torch.surgery, searched.options["recalibration"] if searched else 0)
+        decided.append(("recut", dataclasses.asdict(cut)))
+    for step in chosen.steps:
+        if step.name in ("prune", "sparsify", "recut"):
+            continue
+        lowered = {"lowered": step.facts.get("lowered")} if step.name == "quantize" else {}
+        fixed = {"precision": step.facts["precision"]} if step.name == "quantize" and "precision" in step.facts else {}
+        decided.append((step.name, {**step.options, **lowered, **fixed}))
+    return decided
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """Return the request as plain data, paths as they were typed; ``request_of`` reads it."""
+    plain = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in ("budget", "out", "recipe")}
+    plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    return {**plain, "budget": dataclasses.asdict(request.budget), "settings": {k: dict(v) for k, v in request.settings.items()}}
+
+
+def request_of(plain: Mapping[str, Any]) -> Request:
+    """Return the request that ``recipe`` recorded."""
+    raw = dict(plain)
+    budget = {k: Limit(**v) if isinstance(v, Mapping) else v for k, v in raw.pop("budget").items()}
+    for name in ("model", "data"):
+        raw[name] = Path(raw[name]) if raw.get(name) else None
+    shape = raw.pop("input_shape")
+    return Request(**raw, input_shape=tuple(shape) if shape else None, budget=Budget(**budget))
