@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from reports import report
+
+from edgeprune.report import Measurement, Report, Score, StepRecord
+
+
+def test_a_report_survives_json() -> None:
+    text = report().to_json()
+    assert Report.from_json(text) == report()
+    assert Report.from_json(text).to_json() == text
+
+
+def test_json_speaks_of_schema_and_pass() -> None:
+    raw = json.loads(report().to_json())
+    assert raw["schema"] == "edgeprune-report/1"
+    assert raw["steps"][0]["pass"] == "prune"
+
+
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"verdict": "fine"}, {"candidates": None}])
+def test_other_structures_are_refused(change: dict[str, object]) -> None:
+    raw = json.loads(report().to_json()) | change
+    with pytest.raises(ValidationError):
+        Report.from_json(json.dumps(raw))
+
+
+def test_what_was_not_measured_is_null_and_never_zero() -> None:
+    raw = json.loads(Measurement(source="unavailable").model_dump_json())
+    assert raw["latency_ms"] is raw["energy_mj"] is raw["power_mw"] is raw["peak_memory_bytes"] is None
+    assert raw["energy_source"] == "unavailable"
+
+
+def test_every_field_of_a_step_is_named_in_the_schema() -> None:
+    schema = Report.model_json_schema(by_alias=True)
+    assert set(schema["$defs"]["StepRecord"]["properties"]) == {"pass", "options", "candidate", "seconds", "cached", "facts"}
+    assert StepRecord.model_validate({"pass": "prune", "options": {}, "seconds": 1.0, "cached": False}).name == "prune"
+
+
+def score(items: list[float]) -> Score:
+    return Score(float(np.mean(items)), len(items), np.asarray(items))
+
+
+def test_drops_are_paired() -> None:
+    drop, error = score([1, 1, 1, 0]).drop_to(score([1, 1, 0, 0]))
+    assert drop == pytest.approx(0.25)
+    assert error == pytest.approx(0.5 / 2)  # the differences 0, 0, 1, 0 have a standard deviation of 0.5; n = 4
+
+
+def test_equal_answers_have_no_error_and_one_image_no_estimate_of_it() -> None:
+    assert score([1, 0, 1]).drop_to(score([1, 0, 1])) == (0.0, 0.0)
+    assert score([1]).drop_to(score([0])) == (1.0, 0.0)
+
+
+def test_scores_of_other_images_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="scores of 2 and 3 images cannot be paired"):
+        score([1, 0]).drop_to(score([1, 0, 1]))
