@@ -1,0 +1,92 @@
+"""Deep Q-learning, as AKPERL uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+
+from edgeprune.agents.base import Agent
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.vector import ENVS, REPEATS, Lessons, PlanVec, train
+from edgeprune.groups import Widths
+
+
+@dataclass(frozen=True)
+class Dqn(Agent):
+    """Stable-Baselines3's DQN with returns over whole episodes (n-step with n = episode length: the reward is at the end).
+
+    Exploration falls from ``explore_first`` (``explore_warm`` after a warm start) to ``explore_last`` over the first
+    ``explore_share`` of the evaluations; ``updates`` gradient steps follow each round of 4 episodes. Start plans fill the replay memory first, and ``lessons`` updates learn from them.
+    """
+
+    name: ClassVar[str] = "dqn"
+    learns: ClassVar[bool] = True
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    updates: int = 24
+    lessons: int = 200
+    explore_first: float = 0.8
+    explore_warm: float = 0.3
+    explore_last: float = 0.1
+    explore_share: float = 0.6
+
+    def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
+        """Fill the replay memory with the start plans, then learn from all that was seen."""
+        def make(vector: PlanVec) -> DQN:
+            return _LegalDQN(
+                "MlpPolicy", vector, learning_rate=self.learning_rate, gamma=1.0, n_steps=env.steps,
+                batch_size=self.batch_size, buffer_size=100_000, learning_starts=0, train_freq=env.steps,
+                gradient_steps=self.updates, target_update_interval=ENVS * env.steps,
+                exploration_fraction=self.explore_share / REPEATS,
+                exploration_initial_eps=self.explore_warm if start else self.explore_first,
+                exploration_final_eps=self.explore_last,
+                policy_kwargs={"net_arch": [64, 64]}, seed=seed, device="cpu",
+            )
+
+        train(env, start, make, self._teach)
+
+    def _teach(self, model: DQN, lessons: Lessons) -> None:
+        """Add every lesson to the replay memory, in rows of ENVS episodes, and learn from them."""
+        episodes = [slice(i, i + lessons.steps) for i in range(0, len(lessons.actions), lessons.steps)]
+        assert model.replay_buffer is not None  # set up with the model
+        for first in range(0, len(episodes), ENVS):
+            rows = [episodes[(first + i) % len(episodes)] for i in range(ENVS)]
+            for step in range(lessons.steps):
+                ends = step == lessons.steps - 1
+                at = [row.start + step for row in rows]
+                after = at if ends else [i + 1 for i in at]  # what follows the last step is never looked at
+                model.replay_buffer.add(
+                    lessons.observations[at], lessons.observations[after], lessons.actions[at].reshape(ENVS, 1),
+                    lessons.rewards[at], np.full(ENVS, ends), [{} for _ in at],
+                )
+        model.train(self.lessons, self.batch_size)
+
+
+class _LegalDQN(DQN):
+    """DQN that explores and exploits among the legal actions alone.
+
+    Stable-Baselines3 has no masks here. Left to the environment's projection, Q-values of actions that are never
+    carried out stay at their initial values and win the argmax as soon as the real ones turn negative. Each
+    environment also decides for itself whether to explore, so that the parallel episodes differ.
+    """
+
+    def predict(self, observation: NDArray[np.float32] | dict[str, NDArray[np.float32]],
+                state: tuple[NDArray[Any], ...] | None = None, episode_start: NDArray[Any] | None = None,
+                deterministic: bool = False) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...] | None]:
+        """Return the ε-greedy legal actions."""
+        assert self.env is not None  # set up with the model
+        masks = np.stack(self.env.env_method("action_masks"))
+        with torch.no_grad():
+            values = self.q_net(self.policy.obs_to_tensor(observation)[0]).numpy()
+        actions = np.where(masks, values, -np.inf).argmax(axis=1)
+        if not deterministic:
+            for i, mask in enumerate(masks):
+                if np.random.rand() < self.exploration_rate:
+                    actions[i] = np.random.choice(np.flatnonzero(mask))
+        return actions, state

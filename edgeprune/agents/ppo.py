@@ -1,0 +1,51 @@
+"""Proximal policy optimisation with the action wall as a mask: the default agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from sb3_contrib import MaskablePPO
+
+from edgeprune.agents.base import Agent
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.vector import ENVS, Lessons, PlanVec, clone, train
+from edgeprune.groups import Widths
+
+
+@dataclass(frozen=True)
+class Ppo(Agent):
+    """sb3-contrib's MaskablePPO, tuned for tens to hundreds of episodes instead of the usual millions of steps.
+
+    ``rounds`` × 4 episodes go into each update; ``changes`` is how many groups an episode of the freshly taught policy
+    is expected to treat differently from the start plan it imitates.
+    """
+
+    name: ClassVar[str] = "ppo"
+    learns: ClassVar[bool] = True
+    learning_rate: float = 2e-3
+    rounds: int = 2
+    epochs: int = 10
+    clip_range: float = 0.2
+    entropy: float = 0.01
+    changes: float = 2.5
+
+    def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
+        """Clone the start plans, then learn from whole episodes."""
+        steps = self.rounds * env.steps
+
+        def make(vector: PlanVec) -> MaskablePPO:
+            return MaskablePPO(
+                "MlpPolicy", vector, learning_rate=self.learning_rate, n_steps=steps, batch_size=steps * ENVS // 2,
+                n_epochs=self.epochs, gamma=1.0, gae_lambda=1.0, clip_range=self.clip_range, ent_coef=self.entropy,
+                policy_kwargs={"net_arch": [64, 64]}, seed=seed, device="cpu",
+            )
+
+        def teach(model: MaskablePPO, lessons: Lessons) -> None:
+            evaluate = partial(model.policy.evaluate_actions, action_masks=torch.from_numpy(lessons.masks))
+            clone(model.policy, evaluate, lessons, self.changes, self.learning_rate)
+
+        train(env, start, make, teach)

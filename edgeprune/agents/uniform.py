@@ -1,0 +1,41 @@
+"""The plan everyone tries first: the same fraction kept in every group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgeprune.agents.base import Agent, Space
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.budget import largest
+from edgeprune.groups import DROP, Widths, uniform
+
+_GRAIN = 1000
+
+
+@dataclass(frozen=True)
+class Uniform(Agent):
+    """One evaluation: the largest fraction kept everywhere that fits; blocks are dropped only if no fraction does."""
+
+    name: ClassVar[str] = "uniform"
+
+    def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
+        """Evaluate the one plan."""
+        env.account.scores([uniform_plan(env.space)])
+
+
+def uniform_plan(space: Space) -> Widths:
+    """Return the largest uniform plan that fits, found by bisecting the fraction kept to 1/1000.
+
+    Where even the lowest rungs are too much, whole blocks go as well, the one that saves most first.
+    """
+    def plan(thousandths: int) -> Widths:
+        return uniform(space.cost.groups, thousandths / _GRAIN)
+
+    widths = plan(largest(_GRAIN, lambda k: space.share(plan(k)) <= 1.0))
+    droppable = [i for i in space.free if space.cost.groups[i].block]
+    while space.share(widths) > 1.0:
+        shorter = {i: widths[:i] + (DROP,) + widths[i + 1:] for i in droppable if widths[i] != DROP}
+        widths = min(shorter.values(), key=space.excess)
+    return space.canonical(widths)

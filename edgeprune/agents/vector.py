@@ -1,0 +1,154 @@
+"""What the Stable-Baselines3 agents share: parallel episodes, an allowance that ends learning, and a warm start."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+
+from edgeprune.agents.base import Account
+from edgeprune.agents.env import ACTIONS, SparsityEnv
+from edgeprune.groups import Widths
+
+Likelihood = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+ENVS = 4
+"""Episodes side by side. Not the number of cores: what a search finds must not depend on the machine."""
+REPEATS = 20
+"""Episodes a search may take for each evaluation it was allowed, at most."""
+PATIENCE = 25
+"""Rounds of ``ENVS`` episodes without a plan that is new: the policy has settled, and learning ends."""
+_TEMPERATURE = 0.05
+_CLONE_STEPS = 300
+_ENTROPY = 0.01
+
+
+class PlanVec(DummyVecEnv):
+    """``ENVS`` twins of an environment in step; plans that finish together are evaluated together."""
+
+    def __init__(self, env: SparsityEnv, reference: float) -> None:
+        self._account = env.account
+        self._twins = [env.twin(env.account, reference) for _ in range(ENVS)]
+        super().__init__([partial(_itself, twin) for twin in self._twins])
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Ask for all finishing plans at once, then step each environment, which finds its score known."""
+        plans = [env.preview(int(action)) for env, action in zip(self._twins, self.actions, strict=True)]
+        finishing = [plan for plan in plans if plan is not None]
+        if finishing:
+            self._account.scores(finishing)
+        return super().step_wait()
+
+
+def _itself(env: SparsityEnv) -> SparsityEnv:
+    return env
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Start plans as episodes, one row a step, episode by episode: what was seen, done, allowed, and earned at the end."""
+
+    observations: NDArray[np.float32]
+    actions: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+    rewards: NDArray[np.float32]
+    steps: int
+
+    @staticmethod
+    def take(env: SparsityEnv, plans: Sequence[Widths]) -> Lessons:
+        """Walk through the plans in ``env``."""
+        observations, actions, masks, rewards = [], [], [], []
+        for plan in plans:
+            observation, _ = env.reset()
+            for action in env.walk(plan):
+                observations.append(observation)
+                actions.append(action)
+                masks.append(env.action_masks())
+                observation, reward, *_ = env.step(action)
+                rewards.append(reward)
+        return Lessons(np.array(observations), np.array(actions), np.array(masks, bool).reshape(-1, ACTIONS),
+                       np.array(rewards, np.float32), env.steps)
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Give the block one torch thread and leave the caller's random states as they were."""
+    threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def train(env: SparsityEnv, start: Sequence[Widths], make: Callable[[PlanVec], BaseAlgorithm],
+          teach: Callable[[Any, Lessons], None]) -> None:
+    """Score the start plans, build the model, teach it those plans, and let it learn until the allowance is spent.
+
+    Rewards are relative to the best start plan.
+    """
+    account = env.account
+    scores = account.scores(start)
+    with isolated():
+        vector = PlanVec(env, max(scores, default=env.reference))
+        model = make(vector)
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        if start:
+            teach(model, Lessons.take(env.twin(account, max(scores)), start))
+        model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
+
+
+class _WhileAllowed(BaseCallback):
+    """Ends learning with the last evaluation, or when no plan was new for ``PATIENCE`` rounds of ``steps`` steps."""
+
+    def __init__(self, account: Account, steps: int) -> None:
+        super().__init__()
+        self._account, self._patience = account, PATIENCE * steps
+        self._spent, self._stale = account.spent, 0
+
+    def _on_step(self) -> bool:
+        self._stale = self._stale + 1 if self._account.spent == self._spent else 0
+        self._spent = self._account.spent
+        return self._account.left > 0 and self._stale <= self._patience
+
+
+def clone(policy: BasePolicy, likelihood: Callable[[torch.Tensor, torch.Tensor], Likelihood], lessons: Lessons,
+          changes: float, rate: float) -> None:
+    """Behaviour cloning: make the start plans likely, and stop while the policy still explores around them.
+
+    Supervised steps raise the weighted mean log-probability of the lessons' actions until an episode is expected to differ from
+    its lesson in ``changes`` steps. An episode's weight is softmax(reward · scale / 0.05), so that a plan 5 points worse counts
+    e times less. ``likelihood`` maps observations and actions to values,
+    log-probabilities and entropy, as a policy's ``evaluate_actions``.
+    """
+    episodes = lessons.rewards.reshape(-1, lessons.steps).sum(axis=1)
+    weights = torch.softmax(torch.from_numpy(episodes) * 0.1 / _TEMPERATURE, 0).repeat_interleave(lessons.steps)
+    weights = weights / lessons.steps
+    observations, actions = torch.from_numpy(lessons.observations), torch.from_numpy(lessons.actions)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
+    enough = 1.0 - min(changes / lessons.steps, 0.5)
+    policy.set_training_mode(True)
+    for _ in range(_CLONE_STEPS):
+        _, log_probability, entropy = likelihood(observations, actions)
+        if float((weights * log_probability.detach().exp()).sum()) >= enough:
+            break
+        assert entropy is not None  # a categorical policy always has one
+        loss = -(weights * (log_probability + _ENTROPY * entropy)).sum()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()

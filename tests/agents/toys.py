@@ -1,0 +1,85 @@
+"""A toy network's search space whose best plan is known by brute force, and a score for its plans."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeprune.agents.base import Evaluator, Space
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.groups import DROP, CostModel, Group, Member, Op, Widths, ladder
+
+_SENSITIVITY = (0.9, 0.05, 0.5, 0.1, 1.2, 0.05, 0.3, 0.6)
+
+
+def member(module: str, side: str, channels: int) -> Member:
+    index = np.arange(channels)
+    return Member(module, side, index, index)  # type: ignore[arg-type]
+
+
+def toy_cost(blocks: int = 2, plain: int = 4, channels: int = 32, multiple: int = 8) -> CostModel:
+    """A chain of ``plain`` convolutions with ``blocks`` two-convolution residual blocks behind, and a locked group first."""
+    stem = Op("stem", channels, 3, 256.0, 9.0, shape={"kernel": 3, "stride": 1, "height": 16, "width": 16})
+    ops, groups, previous = [stem], [], "stem"
+    groups.append(Group("stem", channels, (member("stem", "out", channels), member("conv0", "in", channels)),
+                        (channels,), locked="the residual stream reads it"))
+    names = [f"conv{i}" for i in range(plain)]
+    for i, name in enumerate(names):
+        ops.append(Op(name, channels, channels, 256.0 / (1 + i), 9.0, shape={"kernel": 3, "stride": 1 + i % 2}))
+        after = names[i + 1] if i + 1 < plain else "tail"
+        groups.append(Group(name, channels, (member(name, "out", channels), member(after, "in", channels)),
+                            ladder(channels, (multiple,))))
+    ops.append(Op("tail", channels, channels, 64.0, 1.0))
+    for b in range(blocks):
+        block = f"block{b}"
+        ops += [Op(f"{block}.a", channels, channels, 64.0, 9.0), Op(f"{block}.b", channels, channels, 64.0, 9.0),
+                Op(f"{block}.c", channels, channels, 64.0, 9.0)]
+        groups.append(Group(f"{block}.a", channels, (member(f"{block}.a", "out", channels),
+                            member(f"{block}.b", "in", channels)), ladder(channels, (multiple,)), block=block, inside=block))
+        groups.append(Group(f"{block}.b", channels, (member(f"{block}.b", "out", channels),
+                            member(f"{block}.c", "in", channels)), ladder(channels, (multiple,)), inside=block))
+    assert previous
+    return CostModel(ops, groups)
+
+
+def toy_space(share: float = 0.5, **shape: int) -> Space:
+    cost = toy_cost(**shape)
+    return Space(cost, {"macs": share * cost.full["macs"]})
+
+
+def toy_score(space: Space, widths: Widths) -> float:
+    """Losses that differ by a factor of 20 between groups, and neighbours interact; 0.9 for the original."""
+    assert widths == space.canonical(widths)
+    removed, cut = [], []
+    for at, (options, width) in enumerate(zip(space.options, space.choices(widths), strict=True)):
+        weight = _SENSITIVITY[at % len(_SENSITIVITY)]
+        cut.append(1.0 - width / options[0])
+        removed.append(weight * (0.15 if width == DROP else 0.3 * cut[-1] ** 2))
+    strain = sum(a * b for a, b in itertools.pairwise(cut))  # cutting neighbours hurts more than the two alone
+    return 0.9 - sum(removed) - 0.2 * strain
+
+
+def best_plan(space: Space) -> tuple[float, Widths]:
+    """Brute force over all feasible plans."""
+    plans = {space.canonical(space.complete(choices, space.full())) for choices in itertools.product(*space.options)}
+    return max((toy_score(space, plan), plan) for plan in plans if space.share(plan) <= 1.0)
+
+
+@dataclass
+class Scorer:
+    """A score that remembers what it was asked."""
+
+    space: Space
+    batches: list[list[Widths]] = field(default_factory=list)
+
+    def __call__(self, plans: Sequence[Widths]) -> list[float]:
+        self.batches.append(list(plans))
+        return [toy_score(self.space, plan) for plan in plans]
+
+
+def toy_env(space: Space, limit: int = 10_000, memo: dict[str, float] | None = None) -> tuple[SparsityEnv, Scorer]:
+    scorer = Scorer(space)
+    return SparsityEnv(space, Evaluator(scorer, limit, {} if memo is None else memo)), scorer
