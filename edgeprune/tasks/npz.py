@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import lzma
 import math
+import struct
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,8 @@ from numpy.typing import NDArray
 from edgeprune.errors import BadData
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, NotImplementedError,
-           RuntimeError, SyntaxError)
+           RuntimeError, SyntaxError, struct.error, tokenize.TokenError, UserWarning)
+"""What zipfile, its decompressors and numpy's header parser raise over damaged bytes (found by fuzzing)."""
 _MEMORY_SHARE = 0.5
 """The share of the free memory that a dataset's arrays may claim together."""
 
@@ -46,7 +50,7 @@ def load(path: Path, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
         free = psutil.virtual_memory().available
         if claimed > _MEMORY_SHARE * free:
             raise BadData(
-                f"{path} claims {claimed / 1e9:.1f} GB of arrays but only {free / 1e9:.1f} GB of memory are free; "
+                f"{path} claims {claimed / 1e6:.0f} MB of arrays but only {free / 1e6:.0f} MB of memory are free; "
                 f"give an image folder (train/, val/), which is read image by image"
             )
         with np.load(path, allow_pickle=False) as arrays:
@@ -74,12 +78,12 @@ def _claimed_bytes(path: Path, archive: zipfile.ZipFile, name: str) -> int:
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
         raise ValueError(f"array format version {version} is not one of images or labels")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy warns of headers that only Python 2 or damage writes
+        shape, _, dtype = read(file)
     return shape, dtype
 
 
