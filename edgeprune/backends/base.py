@@ -31,6 +31,16 @@ class Artifact:
         return self.path.stat().st_size
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What one node of the runtime's optimized graph takes: mean milliseconds a run, and its share of all of them."""
+
+    name: str
+    op: str
+    ms: float
+    share: float
+
+
 class Backend(ABC):
     """A runtime. Fields of a subclass are its options."""
 
@@ -43,6 +53,13 @@ class Backend(ABC):
     @abstractmethod
     def open(self, artifact: Artifact, threads: int) -> AbstractContextManager[Runner]:
         """Load the artifact with a fixed thread count; the runner may reuse its output buffers until the next call."""
+
+    @abstractmethod
+    def layer_times(self, artifact: Artifact, threads: int, runs: int = 50) -> tuple[LayerTime, ...]:
+        """Return the time of every node in execution order, by the runtime's own profiler; empty if it has none.
+
+        The profiler slows the nodes down: read the shares, and take the whole from a measurement without it.
+        """
 
     @abstractmethod
     def peak_memory_bytes(self, artifact: Artifact, threads: int) -> int | None:

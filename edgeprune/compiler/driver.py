@@ -135,7 +135,7 @@ def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:
     """Run exactly these passes."""
     if not passes or passes[-1].gives is not OnnxModel:
         raise BadOption("passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()")
-    finished = workshop.finish("result", workshop.original, passes)
+    finished = workshop.finish("result", passes)
     return Outcome({"original": workshop.source, "result": finished})
 
 

@@ -15,7 +15,10 @@ from edgeprune.tracing import trace
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model at a glance: its size, and a row for every group of coupled channels, in forward order."""
+    """A model at a glance: its size, and a row for every group of coupled channels, in forward order.
+
+    In the rows ``dropped_block`` is the residual block a search *may* drop there.
+    """
 
     name: str
     parameters: int
@@ -32,7 +35,7 @@ def inspect_model(request: Request, progress: Progress) -> Inspection:
     cost = trace(opened.original, tuple(boards.load(request.target).channel_multiples.values()))
     rows = tuple(
         GroupRow(group=g.name, channels=g.channels, kept=g.channels, ladder=g.ladder, macs_share=cost.share_of(i)["macs"],
-                 reason=g.locked or (f"may drop block {g.block}" if g.block else ""))
+                 dropped_block=g.block, reason=g.locked)
         for i, g in enumerate(cost.groups)
     )
     smallest = tuple(DROP if g.block else g.ladder[-1] for g in cost.groups)

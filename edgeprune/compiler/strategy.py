@@ -47,7 +47,7 @@ class Strategy:
 
     def run(self) -> Outcome:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of reach."""
-        quantized = self.workshop.finish("quantized-only", self.workshop.original, [self.tools.export, self.tools.quantize])
+        quantized = self.workshop.finish("quantized-only", [self.tools.export, self.tools.quantize])
         self.outcome.candidates["quantized-only"] = quantized
         cost = trace(self.workshop.original, tuple(self.workshop.means.board.channel_multiples.values()))
         ceilings = self._ceilings()
@@ -70,7 +70,7 @@ class Strategy:
 
     def _above_floor(self, cost: CostModel) -> Finished | None:
         """Return the deepest cut that holds the floor, by bisection over the cost target; None if none does."""
-        if self.budget.max_accuracy_drop is None or not self.tools.trains:
+        if self.budget.max_accuracy_drop is None or not self.tools.data:
             return self._dead_only()
         targets = _targets(cost)
         allowance = self._allowance(cost, len(targets))
@@ -92,7 +92,7 @@ class Strategy:
 
     def _dead_only(self) -> Finished | None:
         """Without data there is no floor to prune against: only dead channels go."""
-        pruned = self.workshop.finish("pruned-quantized", self.workshop.original, [self.tools.prune, self.tools.export, self.tools.quantize])
+        pruned = self.workshop.finish("pruned-quantized", [self.tools.prune, self.tools.export, self.tools.quantize])
         if not pruned.fact("prune", "removed_parameters"):
             self.outcome.notes.append("no channel is dead; without data or a ceiling there is nothing else to prune by")
             return None
@@ -177,7 +177,7 @@ class Strategy:
     # --- finishing --------------------------------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
-        return self.workshop.finish(name, self.workshop.original, self._full([self.tools.prune, self.tools.searching(limits, evaluations)]))
+        return self.workshop.finish(name, self._full([self.tools.prune, self.tools.searching(limits, evaluations)]))
 
     def _full(self, cutting: list[AnyPass]) -> list[AnyPass]:
         training: list[AnyPass] = [self.tools.finetune] if self.tools.trains else []
@@ -185,21 +185,18 @@ class Strategy:
 
     def _untrained(self, name: str, cutting: list[AnyPass]) -> Finished:
         """Finish a shape without training it, lowered as far as the quantized-only candidate was."""
-        floating = self.workshop.finish(name + ", float", self.workshop.original, [*cutting, self.tools.export])
+        floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export])
         share = self.outcome.candidates["quantized-only"].fact("quantize", "share") or 0.0
-        names = lowerable_names(floating.model)
+        names = lowerable_names(floating.model.path)
         lowered = names[: round(share * len(names))]
         quantize = dataclasses.replace(self.tools.quantize, lowered=lowered)
-        return self.workshop.finish(name, self.workshop.original, [*cutting, self.tools.export, quantize])
+        return self.workshop.finish(name, [*cutting, self.tools.export, quantize])
 
     def _finish_pair(self, best: Finished) -> None:
         """Make the pruned-only and pruned-quantized candidates of the same cut."""
-        assert best.torch is not None
-        both = dataclasses.replace(best, name="pruned-quantized")
-        self.outcome.candidates["pruned-quantized"] = both
-        only = self.workshop.finish("pruned-only", best.torch, [self.tools.export])
-        steps = tuple(s for s in best.steps if s.name not in ("export", "quantize"))
-        self.outcome.candidates["pruned-only"] = dataclasses.replace(only, steps=(*steps, *only.steps))
+        self.outcome.candidates["pruned-quantized"] = dataclasses.replace(best, name="pruned-quantized")
+        floating = [one for one in best.passes if one.name != "quantize"]
+        self.outcome.candidates["pruned-only"] = self.workshop.finish("pruned-only", floating)
 
     # --- judging ----------------------------------------------------------------------------------------------------------
 

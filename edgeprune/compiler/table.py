@@ -48,7 +48,10 @@ def inspection(found: Inspection) -> RenderableType:
         block = f"may drop {row.dropped_block}; " if row.dropped_block else ""
         remarks = f"{block}{row.reason}".rstrip("; ")
         table.add_row(*map(Text, (row.group, str(row.channels), ladder, wording.percent(row.macs_share), remarks)))
-    head = Text(f"{found.name}: {wording.count(found.parameters)} parameters, {wording.count(found.macs)} MACs")
+    head = Text(
+        f"{found.name}: {wording.count(found.parameters)} parameters, {wording.count(found.macs)} MACs, "
+        f"of which pruning must leave {wording.count(found.least_macs)}"
+    )
     return Group(head, table, *(Text(f"note: {note}") for note in found.notes))
 
 

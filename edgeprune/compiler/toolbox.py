@@ -25,7 +25,7 @@ EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (20
 
 @dataclass(frozen=True)
 class Toolbox:
-    """One configured pass of each kind. ``evaluations`` are the whole run's; ``trains`` whether there is data to train on."""
+    """One configured pass of each kind. ``evaluations`` are the whole run's; ``data`` whether there are real images."""
 
     prune: Prune
     sparsify: Sparsify
@@ -33,7 +33,12 @@ class Toolbox:
     export: Export
     quantize: Quantize
     evaluations: int
-    trains: bool
+    data: bool
+
+    @property
+    def trains(self) -> bool:
+        """Whether candidates are fine-tuned."""
+        return self.data and self.finetune.epochs > 0
 
     def searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
         """Return the search under given ceilings with its share of the evaluations."""
@@ -66,4 +71,4 @@ def toolbox(settings: Mapping[str, Mapping[str, str]], *, agent: str | Agent | N
         prune=configure(Prune(), settings.get("prune", {})), sparsify=sparsify, finetune=finetune,
         export=configure(Export(), settings.get("export", {})),
         quantize=configure(Quantize(precision=precision), settings.get("quantize", {})),
-        evaluations=sparsify.evaluations, trains=data and finetune.epochs > 0)
+        evaluations=sparsify.evaluations, data=data)

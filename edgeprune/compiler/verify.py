@@ -181,7 +181,7 @@ def _budget(report: Report, model: Path) -> Iterator[Finding]:
     found = _figures(report, model)
     checks = []
     for row in report.budget:
-        value = found.get(row.quantity, row.found)
+        value = None if row.basis == "unchecked" else found.get(row.quantity, row.found)
         check = Check(row.quantity, row.limit, value, row.basis)
         checks.append(check)
         yield _limit(row, check)

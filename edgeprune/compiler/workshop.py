@@ -55,6 +55,7 @@ class Finished:
     precisions: Mapping[str, int]
     score: Score | None
     steps: tuple[StepRecord, ...]
+    passes: tuple[AnyPass, ...]
 
     def fact(self, one: str, name: str) -> Any:
         """Return a fact that a pass of this candidate recorded, or None."""
@@ -85,13 +86,13 @@ class Workshop:
         )
 
     def _finish_original(self) -> Finished:
-        return self.finish("original", self.original, (find.find("passes", "export")(),))
+        return self.finish("original", (find.find("passes", "export")(),))
 
-    def finish(self, name: str, model: TorchModel, passes: Sequence[AnyPass]) -> Finished:
-        """Run ``passes`` (they end in an ONNX model), count, and score the emitted graph on the search split."""
+    def finish(self, name: str, passes: Sequence[AnyPass]) -> Finished:
+        """Run ``passes`` on the original (they end in an ONNX model), count, and score the emitted graph on the search split."""
         self.means.progress.note(f"{name}: {' → '.join(p.name for p in passes)}")
         split = next((i for i, p in enumerate(passes) if p.gives is OnnxModel), len(passes))
-        upper, steps = Pipeline(tuple(passes[:split])).run(model, self._context, self.store, self._base, name)
+        upper, steps = Pipeline(tuple(passes[:split])).run(self.original, self._context, self.store, self._base, name)
         lower, more = Pipeline(tuple(passes[split:])).run(upper, self._context, self.store, self._after(passes[:split]), name)
         if not isinstance(upper, TorchModel) or not isinstance(lower, OnnxModel):
             raise BadModel(f"the passes of {name} must lead from a TorchModel to an OnnxModel")
@@ -99,7 +100,7 @@ class Workshop:
         size = size_of(upper)
         self.steps.extend((*steps, *more))
         return Finished(name, lower, upper, size["macs"], int(size["parameters"]), artifact.size_bytes(), artifact.precisions,
-                        self.score(lower, "search"), (*steps, *more))
+                        self.score(lower, "search"), (*steps, *more), tuple(passes))
 
     def _after(self, passes: Sequence[AnyPass]) -> str:
         name = self._base

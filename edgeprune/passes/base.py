@@ -84,7 +84,7 @@ class Pass(ABC, Generic[In, Out]):
     takes: ClassVar[type]
     gives: ClassVar[type]
 
-    def requires(self, model: In, ctx: Context) -> None:  # noqa: B027  (most passes need nothing)
+    def requires(self, model: In, ctx: Context) -> None:
         """Raise UnmetRequirement, before any work starts, if this pass cannot run on ``model``."""
 
     @abstractmethod

@@ -18,7 +18,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgeprune.profiles.board import Int8Layout
 
@@ -78,10 +80,23 @@ class Lowering:
         return copy
 
 
+def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with fp16 weights and arithmetic between a float32 input and output."""
+    half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
+    half.topological_sort()
+    result: onnx.ModelProto = half.model
+    return result
+
+
 def lowerable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Return the nodes of WEIGHTED operators whose weight is a float constant of the graph."""
     weights = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
     return [n for n in graph.node if n.op_type in WEIGHTED and n.input[1] in weights]
+
+
+def lowerable_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the layers of an ONNX file that could be lowered, in graph order."""
+    return tuple(node.name for node in lowerable(onnx.load(path).graph))
 
 
 def calibrate(
