@@ -10,12 +10,23 @@ from edgeprune.budget import UNITS, Budget, Check, Limit, exit_code, holds_floor
 from edgeprune.errors import BadOption
 
 
-@pytest.mark.parametrize(("quantity", "text", "value", "relative"), [
-    ("latency", "12ms", 12.0, False), ("latency", "1.5s", 1500.0, False), ("latency", "250us", 0.25, False),
-    ("latency", "0.5x", 0.5, True), ("size", "4MB", 4e6, False), ("size", "4 MiB", 4 * 2**20, False),
-    ("size", "900B", 900.0, False), ("macs", "30M", 30e6, False), ("macs", "1e-1G", 1e8, False), ("macs", ".25x", 0.25, True),
-    ("parameters", "2M", 2e6, False), ("parameters", "1x", 1.0, True),
-])
+@pytest.mark.parametrize(
+    ("quantity", "text", "value", "relative"),
+    [
+        ("latency", "12ms", 12.0, False),
+        ("latency", "1.5s", 1500.0, False),
+        ("latency", "250us", 0.25, False),
+        ("latency", "0.5x", 0.5, True),
+        ("size", "4MB", 4e6, False),
+        ("size", "4 MiB", 4 * 2**20, False),
+        ("size", "900B", 900.0, False),
+        ("macs", "30M", 30e6, False),
+        ("macs", "1e-1G", 1e8, False),
+        ("macs", ".25x", 0.25, True),
+        ("parameters", "2M", 2e6, False),
+        ("parameters", "1x", 1.0, True),
+    ],
+)
 def test_limits_are_read(quantity: str, text: str, value: float, relative: bool) -> None:
     limit = Limit.parse(quantity, text)
     assert limit.value == pytest.approx(value)
@@ -67,12 +78,21 @@ def check(found: float | None, basis: str = "measured") -> Check:
     return Check("latency", 1.0, found, basis)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("checks", "required", "word"), [
-    ([check(1.0)], False, "met"), ([check(1.01)], False, "not-met"), ([check(0.5), check(2.0)], False, "not-met"),
-    ([], False, "unchecked"), ([check(None)], False, "unchecked"), ([check(None)], True, "not-met"),
-    ([check(0.5, "estimated")], False, "met"), ([check(0.5, "estimated")], True, "not-met"), ([check(0.5, "exact")], True, "met"),
-    ([check(0.5), check(None)], False, "met"),
-])
+@pytest.mark.parametrize(
+    ("checks", "required", "word"),
+    [
+        ([check(1.0)], False, "met"),
+        ([check(1.01)], False, "not-met"),
+        ([check(0.5), check(2.0)], False, "not-met"),
+        ([], False, "unchecked"),
+        ([check(None)], False, "unchecked"),
+        ([check(None)], True, "not-met"),
+        ([check(0.5, "estimated")], False, "met"),
+        ([check(0.5, "estimated")], True, "not-met"),
+        ([check(0.5, "exact")], True, "met"),
+        ([check(0.5), check(None)], False, "met"),
+    ],
+)
 def test_verdicts(checks: list[Check], required: bool, word: str) -> None:
     assert verdict(checks, required) == word
 

@@ -40,6 +40,7 @@ class Inspection:
     name: str
     parameters: int
     macs: float
+    least_macs: float
     rows: tuple[GroupRow, ...]
     notes: tuple[str, ...] = ()
 
@@ -84,18 +85,81 @@ def test_nothing_but_a_model_is_needed(driver: Driver) -> None:
 
 def test_every_option_reaches_the_request(driver: Driver) -> None:
     result = run(
-        "compile", "m.pt", "--arch", "net.py:f", "--trust-pickle", "--data", "d", "--task", "t.py:T", "--input", "1x3x32x32",
-        "--target", "b.toml", "--max-accuracy-drop", "0.02", "--max-latency", "0.5x", "--max-size", "4MB", "--max-macs", "30M",
-        "--max-parameters", "0.3x", "--agent", "a2c", "--evaluations", "9", "--epochs", "0", "--effort", "long", "--precision",
-        "int8", "--set", "finetune.lr=0.01", "--set", "agent.gamma=1", "--recipe", "r", "--cost", "macs", "--require-measured",
-        "--threads", "2", "--device", "cpu", "--seed", "7", "--out", "o", "--quiet",
+        "compile",
+        "m.pt",
+        "--arch",
+        "net.py:f",
+        "--trust-pickle",
+        "--data",
+        "d",
+        "--task",
+        "t.py:T",
+        "--input",
+        "1x3x32x32",
+        "--target",
+        "b.toml",
+        "--max-accuracy-drop",
+        "0.02",
+        "--max-latency",
+        "0.5x",
+        "--max-size",
+        "4MB",
+        "--max-macs",
+        "30M",
+        "--max-parameters",
+        "0.3x",
+        "--agent",
+        "a2c",
+        "--evaluations",
+        "9",
+        "--epochs",
+        "0",
+        "--effort",
+        "long",
+        "--precision",
+        "int8",
+        "--set",
+        "finetune.lr=0.01",
+        "--set",
+        "agent.gamma=1",
+        "--recipe",
+        "r",
+        "--cost",
+        "macs",
+        "--require-measured",
+        "--threads",
+        "2",
+        "--device",
+        "cpu",
+        "--seed",
+        "7",
+        "--out",
+        "o",
+        "--quiet",
     )
     assert result.exit_code == 0, result.stderr
     assert driver.request == Request(
-        model=Path("m.pt"), arch="net.py:f", trust_pickle=True, data=Path("d"), task="t.py:T", input_shape=(1, 3, 32, 32),
-        target="b.toml", budget=Budget(0.02, Limit(0.5, True), Limit(4e6), Limit(30e6), Limit(0.3, True)), agent="a2c",
-        evaluations=9, epochs=0, effort="long", precision="int8", settings={"finetune": {"lr": "0.01"}, "agent": {"gamma": "1"}},
-        recipe=Path("r"), cost="macs", require_measured=True, threads=2, device="cpu", seed=7, out=Path("o"),
+        model=Path("m.pt"),
+        arch="net.py:f",
+        trust_pickle=True,
+        data=Path("d"),
+        task="t.py:T",
+        input_shape=(1, 3, 32, 32),
+        target="b.toml",
+        budget=Budget(0.02, Limit(0.5, True), Limit(4e6), Limit(30e6), Limit(0.3, True)),
+        agent="a2c",
+        evaluations=9,
+        epochs=0,
+        effort="long",
+        precision="int8",
+        settings={"finetune": {"lr": "0.01"}, "agent": {"gamma": "1"}},
+        recipe=Path("r"),
+        cost="macs",
+        require_measured=True,
+        threads=2,
+        device="cpu",
+        seed=7,
+        out=Path("o"),
     )
     assert result.stdout == ""
 
@@ -118,16 +182,29 @@ def test_the_verdict_is_the_exit_code(driver: Driver, word: str, code: int) -> N
     assert run("compile", "m.pt", "--quiet").exit_code == code
 
 
-@pytest.mark.parametrize(("error", "code", "sentence"), [
-    (BadModel("m.pt is empty; export it again"), 2, "error: m.pt is empty; export it again\n"),
-    (Infeasible("0.1x cannot be reached; the smallest is 0.2x"), 3, "error: 0.1x cannot be reached; the smallest is 0.2x\n"),
-    (MissingPackage("timm", "timm", "--arch timm:x"), 4,
-     "error: --arch timm:x needs timm; install it with: pip install 'edgeprune[timm]'\n"),
-    (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
-    (OSError(errno.ENOSPC, "No space left on device", "out/model.onnx"), 4,
-     "error: out/model.onnx: No space left on device; free some space, mend its permissions or choose another folder (--out for "
-     "the build, EDGEPRUNE_CACHE for the cache)\n"),
-])
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (BadModel("m.pt is empty; export it again"), 2, "error: m.pt is empty; export it again\n"),
+        (
+            Infeasible("0.1x cannot be reached; the smallest is 0.2x"),
+            3,
+            "error: 0.1x cannot be reached; the smallest is 0.2x\n",
+        ),
+        (
+            MissingPackage("timm", "timm", "--arch timm:x"),
+            4,
+            "error: --arch timm:x needs timm; install it with: pip install 'edgeprune[timm]'\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/model.onnx"),
+            4,
+            "error: out/model.onnx: No space left on device; free some space, mend its permissions or choose another "
+            "folder (--out for the build, EDGEPRUNE_CACHE for the cache)\n",
+        ),
+    ],
+)
 def test_errors_are_one_sentence_and_a_code(driver: Driver, error: BaseException, code: int, sentence: str) -> None:
     driver.answer = error
     result = run("compile", "m.pt")
@@ -136,7 +213,9 @@ def test_errors_are_one_sentence_and_a_code(driver: Driver, error: BaseException
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("oh"), OSError(errno.EIO, "Input/output error"), AssertionError("x")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("oh"), OSError(errno.EIO, "Input/output error"), AssertionError("x")]
+)
 def test_a_bug_shows_its_traceback_and_asks_to_be_reported(driver: Driver, error: Exception) -> None:
     driver.answer = error
     result = run("compile", "m.pt")
@@ -145,25 +224,40 @@ def test_a_bug_shows_its_traceback_and_asks_to_be_reported(driver: Driver, error
     assert result.stderr.endswith("please report it with the lines above and the command you ran\n")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["compile"], "nothing to compile: give MODEL, or --arch alone for random weights"),
-    (["compile", "m.pt", "--max-macss", "1M"], "--max-macs"),
-    (["compile", "m.pt", "--agnt", "ppo"], "--agent"),
-    (["compile", "m.pt", "--board", "x"], "No such option"),
-    (["compile", "m.pt", "--evaluations", "0"], "0 is not in the range x>=1"),
-    (["compile", "m.pt", "--cost", "time"], "'time' is not one of"),
-    (["compile", "m.pt", "--max-size", "4"], "error: --max-size '4' is not understood; give a share of the original such as 0.5x"),
-    (["compile", "m.pt", "--max-accuracy-drop", "1"], "error: --max-accuracy-drop is a fraction in [0, 1), such as 0.01"),
-    (["compile", "m.pt", "--max-accuracy-drop", "nan"], "error: --max-accuracy-drop is a fraction in [0, 1), such as 0.01"),
-    (["compile", "m.pt", "--input", "3x32x32"], "error: --input '3x32x32' is not understood; give 1xCxHxW"),
-    (["compile", "m.pt", "--set", "lr=1"], "error: --set 'lr=1' is not understood; give PASS.FIELD=VALUE"),
-    (["compile", "m.pt", "--config", "no.toml"], "error: --config no.toml cannot be read: No such file or directory"),
-    (["inspect"], "nothing to inspect: give MODEL"),
-    (["compil", "m.pt"], "no such command 'compil'; did you mean 'compile'?"),
-    (["zzz"], "no such command 'zzz'; known: compile, inspect, list, profile, verify"),
-    (["list", "pases"], "'pases' is not one of"),
-    (["verify", "nowhere"], "error: nowhere is not a folder; give a folder that `edgeprune compile` wrote"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile"], "nothing to compile: give MODEL, or --arch alone for random weights"),
+        (["compile", "m.pt", "--max-macss", "1M"], "--max-macs"),
+        (["compile", "m.pt", "--agnt", "ppo"], "--agent"),
+        (["compile", "m.pt", "--board", "x"], "No such option"),
+        (["compile", "m.pt", "--evaluations", "0"], "0 is not in the range x>=1"),
+        (["compile", "m.pt", "--cost", "time"], "'time' is not one of"),
+        (
+            ["compile", "m.pt", "--max-size", "4"],
+            "error: --max-size '4' is not understood; give a share of the original such as 0.5x",
+        ),
+        (
+            ["compile", "m.pt", "--max-accuracy-drop", "1"],
+            "error: --max-accuracy-drop is a fraction in [0, 1), such as 0.01",
+        ),
+        (
+            ["compile", "m.pt", "--max-accuracy-drop", "nan"],
+            "error: --max-accuracy-drop is a fraction in [0, 1), such as 0.01",
+        ),
+        (["compile", "m.pt", "--input", "3x32x32"], "error: --input '3x32x32' is not understood; give 1xCxHxW"),
+        (["compile", "m.pt", "--set", "lr=1"], "error: --set 'lr=1' is not understood; give PASS.FIELD=VALUE"),
+        (
+            ["compile", "m.pt", "--config", "no.toml"],
+            "error: --config no.toml cannot be read: No such file or directory",
+        ),
+        (["inspect"], "nothing to inspect: give MODEL"),
+        (["compil", "m.pt"], "no such command 'compil'; did you mean 'compile'?"),
+        (["zzz"], "no such command 'zzz'; known: compile, inspect, list, profile, verify"),
+        (["list", "pases"], "'pases' is not one of"),
+        (["verify", "nowhere"], "error: nowhere is not a folder; give a folder that `edgeprune compile` wrote"),
+    ],
+)
 def test_misuse_is_answered_and_exits_2(driver: Driver, arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
@@ -182,28 +276,52 @@ def config(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def test_the_config_file_gives_defaults_and_the_command_line_wins(driver: Driver, config: Callable[[str], str]) -> None:
-    path = config('[compile]\nmodel = "m.pt"\nmax-latency = "0.5x"\nseed = 3\ninput = "1x1x28x28"\nrequire-measured = true\n'
-                  "threads = 2\n[finetune]\nlr = 0.5\nepochs = 2")
+def test_the_config_file_gives_defaults_and_the_command_line_wins(
+    driver: Driver, config: Callable[[str], str]
+) -> None:
+    path = config(
+        '[compile]\nmodel = "m.pt"\nmax-latency = "0.5x"\nseed = 3\ninput = "1x1x28x28"\nrequire-measured = true\n'
+        "threads = 2\n[finetune]\nlr = 0.5\nepochs = 2"
+    )
     result = run("compile", "--config", path, "--seed", "4", "--set", "finetune.lr=0.1", "--quiet")
     assert result.exit_code == 0, result.stderr
     assert driver.request == Request(
-        model=Path("m.pt"), budget=Budget(max_latency=Limit(0.5, True)), seed=4, input_shape=(1, 1, 28, 28), threads=2,
-        require_measured=True, settings={"finetune": {"lr": "0.1", "epochs": "2"}}, out=Path("build/m"),
+        model=Path("m.pt"),
+        budget=Budget(max_latency=Limit(0.5, True)),
+        seed=4,
+        input_shape=(1, 1, 28, 28),
+        threads=2,
+        require_measured=True,
+        settings={"finetune": {"lr": "0.1", "epochs": "2"}},
+        out=Path("build/m"),
     )
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[compile]\nmax-latnecy = '1ms'", "[compile] has no option 'max-latnecy'; did you mean 'max-latency'?"),
-    ("[compile]\nset = 'a.b=1'", "[compile] has no option 'set'"),
-    ("[compile]\nmax-size = 4", "--max-size '4' is not understood"),
-    ("[compile]\nepochs = 2.5", "'2.5' is not a valid integer"),
-    ("[finetunes]\nlr = 1", "unknown table [finetunes]; did you mean 'finetune'?"),
-    ("[compile]\narch = 'net.py:f'", "asks to run code; repeat --arch net.py:f on the command line to allow it"),
-    ("[compile]\ntask = 'net.py:T'", "asks to run code; repeat --task net.py:T on the command line to allow it"),
-    ("[compile]\ntrust-pickle = true", "asks to run code; repeat --trust-pickle on the command line to allow it"),
-])
-def test_a_wrong_config_file_is_refused(driver: Driver, config: Callable[[str], str], text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[compile]\nmax-latnecy = '1ms'", "[compile] has no option 'max-latnecy'; did you mean 'max-latency'?"),
+        ("[compile]\nset = 'a.b=1'", "[compile] has no option 'set'"),
+        ("[compile]\nmax-size = 4", "--max-size '4' is not understood"),
+        ("[compile]\nepochs = 2.5", "'2.5' is not a valid integer"),
+        ("[finetunes]\nlr = 1", "unknown table [finetunes]; did you mean 'finetune'?"),
+        (
+            "[compile]\narch = 'net.py:f'",
+            "asks to run code; repeat --arch net.py:f on the command line to allow it",
+        ),
+        (
+            "[compile]\ntask = 'net.py:T'",
+            "asks to run code; repeat --task net.py:T on the command line to allow it",
+        ),
+        (
+            "[compile]\ntrust-pickle = true",
+            "asks to run code; repeat --trust-pickle on the command line to allow it",
+        ),
+    ],
+)
+def test_a_wrong_config_file_is_refused(
+    driver: Driver, config: Callable[[str], str], text: str, message: str
+) -> None:
     result = run("compile", "m.pt", "--config", config(text))
     assert result.exit_code == 2
     assert message in result.stderr
@@ -218,17 +336,34 @@ def test_code_in_a_config_file_counts_when_it_is_repeated(driver: Driver, config
 
 def test_help_teaches() -> None:
     text = run("compile", "--help").stdout
-    for part in ("Budget:", "Search:", "Target:", "Output:", "Examples:", "Exit codes:", "[default: 0.01]", "12ms|0.5x", "ppo"):
+    for part in (
+        "Budget:",
+        "Search:",
+        "Target:",
+        "Output:",
+        "Examples:",
+        "Exit codes:",
+        "[default: 0.01]",
+        "12ms|0.5x",
+        "ppo",
+    ):
         assert part in text
     for absent in ("--board", "--max-energy", "--preset", "RANGE"):
         assert absent not in text
     assert run("--version").stdout.startswith("edgeprune, version ")
 
 
-@pytest.mark.parametrize(("what", "name"), [
-    ("passes", "finetune"), ("agents", "ppo"), ("backends", "onnxruntime"), ("boards", "host-cpu"), ("criteria", "l1"),
-    ("tasks", "classification"),
-])
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("passes", "finetune"),
+        ("agents", "ppo"),
+        ("backends", "onnxruntime"),
+        ("boards", "host-cpu"),
+        ("criteria", "l1"),
+        ("tasks", "classification"),
+    ],
+)
 def test_lists_have_a_line_about_everything(what: str, name: str) -> None:
     result = run("list", what)
     assert result.exit_code == 0, result.stderr
@@ -241,13 +376,17 @@ def test_the_schema_of_the_report_is_json() -> None:
 
 
 def test_inspect_shows_groups_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = (GroupRow(group="conv1", channels=16, kept=16, ladder=(16,), macs_share=0.1, reason="locked: [tied] to the output"),
-            GroupRow(group="l.conv1", channels=32, kept=32, ladder=(32, 16), macs_share=0.9, dropped_block="l"))
+    rows = (
+        GroupRow(
+            group="conv1", channels=16, kept=16, ladder=(16,), macs_share=0.1, reason="locked: [tied] to the output"
+        ),
+        GroupRow(group="l.conv1", channels=32, kept=32, ladder=(32, 16), macs_share=0.9, dropped_block="l"),
+    )
     module = types.ModuleType("edgeprune.compiler.inspect")
-    module.inspect_model = lambda request, progress: Inspection("r20", 269_000, 40.8e6, rows)  # type: ignore[attr-defined]
+    module.inspect_model = lambda request, progress: Inspection("r20", 269_000, 40.8e6, 5e6, rows)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("inspect", "m.pt").stdout.split())
-    assert text.startswith("r20: 269 k parameters, 40.8 M MACs")
+    assert text.startswith("r20: 269 k parameters, 40.8 M MACs, of which pruning must leave 5 M")
     assert "32 16 90.00 % may drop l" in text
     raw = json.loads(run("inspect", "m.pt", "--json").stdout)
     assert raw["macs"] == 40.8e6
@@ -279,7 +418,9 @@ def test_verify_exits_by_its_worst_finding(monkeypatch: pytest.MonkeyPatch, code
 
 def test_a_real_process_refuses_cleanly_and_survives_a_closed_pipe(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgeprune"]
-    done = subprocess.run([*command, "compile", "m.pt", "--max-macs", "much"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "compile", "m.pt", "--max-macs", "much"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --max-macs 'much' is not understood")
     with subprocess.Popen([*command, "list", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

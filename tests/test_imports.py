@@ -83,8 +83,12 @@ def test_imports_go_one_way(path: Path) -> None:
         assert {own[0], other[0]} != {"agents", "backends"}, f"{'/'.join(own)} imports {name}"
         if own[0] == other[0] == "passes" and own[1:] != other[1:2]:
             # modules that passes/__init__ does not define are helpers; a pass must not know another pass
-            assert other[1].replace("_", "-") not in find.names("passes"), f"{'/'.join(own)} imports the pass {name}"
-        assert (own[0], other[0]) != ("passes", "backends"), f"{'/'.join(own)} imports {name}; open and measure are injected"
+            assert other[1].replace("_", "-") not in find.names("passes"), (
+                f"{'/'.join(own)} imports the pass {name}"
+            )
+        assert (own[0], other[0]) != ("passes", "backends"), (
+            f"{'/'.join(own)} imports {name}; open and measure are injected"
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: "/".join(parts(p)))
@@ -101,7 +105,9 @@ def test_the_rule_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from edgeprune.compiler import driver\n    import click.core\n")
     assert list(imported(bad)) == ["edgeprune.compiler.driver", "click.core"]
-    assert layer("compiler") > layer("passes") > layer("agents") > layer("groups") > layer("model") > layer("errors")
+    assert (
+        layer("compiler") > layer("passes") > layer("agents") > layer("groups") > layer("model") > layer("errors")
+    )
     with pytest.raises(AssertionError, match="'utils' has no layer yet"):
         layer("utils")
 
@@ -109,7 +115,10 @@ def test_the_rule_can_fail(tmp_path: Path) -> None:
 def loaded_by(code: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport json, sys\nprint('\\n' + json.dumps(sorted(sys.modules)))"],
-        capture_output=True, text=True, check=True, cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
     )
     return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
@@ -127,7 +136,8 @@ def test_help_is_light(arguments: list[str]) -> None:
 
 
 def test_options_are_parsed_before_anything_heavy_loads() -> None:
-    code = "from edgeprune.cli import main\ntry: main(['compile', 'x.pt', '--max-size', '4'])\nexcept SystemExit as e: assert e.code == 2"
+    call = "main(['compile', 'x.pt', '--max-size', '4'])"
+    code = f"from edgeprune.cli import main\ntry: {call}\nexcept SystemExit as end: assert end.code == 2"
     assert not loaded_by(code) & HEAVY
 
 

@@ -37,8 +37,17 @@ def test_what_was_not_measured_is_null_and_never_zero() -> None:
 
 def test_every_field_of_a_step_is_named_in_the_schema() -> None:
     schema = Report.model_json_schema(by_alias=True)
-    assert set(schema["$defs"]["StepRecord"]["properties"]) == {"pass", "options", "candidate", "seconds", "cached", "facts"}
-    assert StepRecord.model_validate({"pass": "prune", "options": {}, "seconds": 1.0, "cached": False}).name == "prune"
+    assert set(schema["$defs"]["StepRecord"]["properties"]) == {
+        "pass",
+        "options",
+        "candidate",
+        "seconds",
+        "cached",
+        "facts",
+    }
+    assert (
+        StepRecord.model_validate({"pass": "prune", "options": {}, "seconds": 1.0, "cached": False}).name == "prune"
+    )
 
 
 def score(items: list[float]) -> Score:

@@ -57,8 +57,19 @@ def empty() -> Report:
     """A build that was refused before the search: nothing is known but the original."""
     original = Candidate(name="original", macs=1e6, note="x")
     return report(
-        verdict="infeasible", basis="unchecked", result=None, baseline=original, candidates=[], probes=[], steps=[],
-        search=None, plan=[], splits=[], artifacts=[], notes=[], learning=[],
+        verdict="infeasible",
+        basis="unchecked",
+        result=None,
+        baseline=original,
+        candidates=[],
+        probes=[],
+        steps=[],
+        search=None,
+        plan=[],
+        splits=[],
+        artifacts=[],
+        notes=[],
+        learning=[],
         budget=[CheckRow(quantity="macs", limit=1e3, found=None, basis="unchecked", held=None)],
     )
 
@@ -66,10 +77,19 @@ def empty() -> Report:
 def test_the_page_is_well_formed_and_says_what_matters() -> None:
     text = words(render(report()))
     for expected in (
-        "The budget is met", "accuracy drop: +0.66 points , at most +1.00 points allowed measured", "0.322 ms 0.397× original 0.812 ms",
-        "251 kB", "pruning leaves p50 at 0.809×", "The agent gained +1.50 points over its own warm start.",
-        "locked: the zero-padded shortcut ties these channels", "block dropped", "17 of them read back", "cached",
-        "half of cifar10_test.npz, stratified, seed 0", "Energy a run not measured", "test split, n = 5000",
+        "The budget is met",
+        "accuracy drop: +0.66 points , at most +1.00 points allowed measured",
+        "0.322 ms 0.397× original 0.812 ms",
+        "251 kB",
+        "pruning leaves p50 at 0.809×",
+        "The agent gained +1.50 points over its own warm start.",
+        "locked: the zero-padded shortcut ties these channels",
+        "block dropped",
+        "17 of them read back",
+        "cached",
+        "half of cifar10_test.npz, stratified, seed 0",
+        "Energy a run not measured",
+        "test split, n = 5000",
     ):
         assert expected in text.replace(" : ", ": "), expected
 
@@ -78,7 +98,10 @@ def test_the_page_needs_no_network_and_no_script() -> None:
     page = render(report())
     assert not re.search(r"(?:src|href)=\"(?!#)", page)
     assert not re.search(r"<script|<link|<iframe|url\((?!#)|@import", page)
-    assert set(re.findall(r"https?://[\w./]+", page)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[\w./]+", page)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
 
 
 def test_equal_reports_are_equal_bytes() -> None:
@@ -103,8 +126,13 @@ def test_what_is_unknown_is_not_zero_and_not_drawn() -> None:
     assert "There is no result" in text
     assert "<svg" not in page
     assert "None" not in text
-    unmeasured = report(result=candidate("pruned-quantized", None, 0.91, 1, 1.0), candidates=[candidate("a", None, 0.9, 1, 1.0)],
-                        probes=[], search=None, learning=[])
+    unmeasured = report(
+        result=candidate("pruned-quantized", None, 0.91, 1, 1.0),
+        candidates=[candidate("a", None, 0.9, 1, 1.0)],
+        probes=[],
+        search=None,
+        learning=[],
+    )
     page = render(unmeasured)
     assert "Latency, p50 not measured original 0.812 ms unavailable" in words(page)
     assert "<svg" not in page
@@ -112,19 +140,28 @@ def test_what_is_unknown_is_not_zero_and_not_drawn() -> None:
 
 def test_names_from_files_are_escaped() -> None:
     evil = "<script>alert(1)</script>$x_{"
-    page = render(report(
-        notes=[evil], target={"name": evil}, environment={evil: evil}, plan=[GroupRow(group=evil, channels=4, kept=2, reason=evil)],
-        candidates=[candidate(evil, 0.5, 0.9, 1, 1.0, note=evil, chosen=True)],
-        learning=[{"candidate": evil, "epoch": 0, "score": 0.5}],
-    ))
+    page = render(
+        report(
+            notes=[evil],
+            target={"name": evil},
+            environment={evil: evil},
+            plan=[GroupRow(group=evil, channels=4, kept=2, reason=evil)],
+            candidates=[candidate(evil, 0.5, 0.9, 1, 1.0, note=evil, chosen=True)],
+            learning=[{"candidate": evil, "epoch": 0, "score": 0.5}],
+        )
+    )
     assert "<script" not in page
     assert "alert(1)" in words(page)
 
 
-@pytest.mark.parametrize(("gain", "sentence"), [
-    (0.0, "The agent gained nothing over its own warm start."), (None, "The gain over the warm start was not measured."),
-    (-0.002, "The agent gained -0.20 points over its own warm start."),
-])
+@pytest.mark.parametrize(
+    ("gain", "sentence"),
+    [
+        (0.0, "The agent gained nothing over its own warm start."),
+        (None, "The gain over the warm start was not measured."),
+        (-0.002, "The agent gained -0.20 points over its own warm start."),
+    ],
+)
 def test_the_gain_over_the_warm_start_is_said_whatever_it_is(gain: float | None, sentence: str) -> None:
     search = report().search
     assert search is not None
@@ -135,20 +172,48 @@ def test_pruning_that_did_not_pay_is_said() -> None:
     four = candidates()
     four[1] = four[1].model_copy(update={"chosen": True})
     four[3] = four[3].model_copy(update={"chosen": False, "note": "slower than quantized-only."})
-    assert wording.pruning_gain(report(candidates=four)).endswith("The pruned candidate was not chosen: slower than quantized-only.")
+    assert wording.pruning_gain(report(candidates=four)).endswith(
+        "The pruned candidate was not chosen: slower than quantized-only."
+    )
     assert "no pair of candidates" in wording.pruning_gain(report(candidates=four[:2]))
-    bare = [c.model_copy(update={"measurement": Measurement(source="unavailable"), "size_bytes": None, "macs": None, "score": None})
-            for c in four]
-    assert wording.pruning_gain(report(candidates=bare)).startswith("What pruning added over quantization alone was not measured.")
+    bare = [
+        c.model_copy(
+            update={
+                "measurement": Measurement(source="unavailable"),
+                "size_bytes": None,
+                "macs": None,
+                "score": None,
+            }
+        )
+        for c in four
+    ]
+    assert wording.pruning_gain(report(candidates=bare)).startswith(
+        "What pruning added over quantization alone was not measured."
+    )
 
 
-@pytest.mark.parametrize(("write", "value", "text"), [
-    ("milliseconds", 0.0321, "32.1 µs"), ("milliseconds", 0.322, "0.322 ms"), ("milliseconds", 123.4, "123 ms"),
-    ("milliseconds", 2500.0, "2.5 s"), ("size", 999, "999 B"), ("size", 251_000, "251 kB"), ("size", 1_094_000, "1.09 MB"),
-    ("count", 40_800_000, "40.8 M"), ("count", 12, "12"), ("percent", 0.9172, "91.72 %"), ("points", 0.0066, "+0.66 points"),
-    ("points", -0.002, "-0.20 points"), ("ratio", 0.4931, "0.493×"), ("ratio", 12.3, "12×"), ("seconds", 119.0, "119.0 s"),
-    ("seconds", 488.2, "8 min"), ("millijoules", 61.23, "61.2 mJ"),
-])
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        ("milliseconds", 0.0321, "32.1 µs"),
+        ("milliseconds", 0.322, "0.322 ms"),
+        ("milliseconds", 123.4, "123 ms"),
+        ("milliseconds", 2500.0, "2.5 s"),
+        ("size", 999, "999 B"),
+        ("size", 251_000, "251 kB"),
+        ("size", 1_094_000, "1.09 MB"),
+        ("count", 40_800_000, "40.8 M"),
+        ("count", 12, "12"),
+        ("percent", 0.9172, "91.72 %"),
+        ("points", 0.0066, "+0.66 points"),
+        ("points", -0.002, "-0.20 points"),
+        ("ratio", 0.4931, "0.493×"),
+        ("ratio", 12.3, "12×"),
+        ("seconds", 119.0, "119.0 s"),
+        ("seconds", 488.2, "8 min"),
+        ("millijoules", 61.23, "61.2 mJ"),
+    ],
+)
 def test_quantities_in_words(write: str, value: float, text: str) -> None:
     assert getattr(wording, write)(value) == text
     assert getattr(wording, write)(None) == "not measured"

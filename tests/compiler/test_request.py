@@ -41,33 +41,53 @@ class Options:
             raise ValueError("epochs must not be negative")
 
 
-@pytest.mark.parametrize(("field", "text", "value"), [
-    ("epochs", "12", 12), ("lr", "1e-3", 1e-3), ("nesterov", "false", False), ("nesterov", "True", True), ("title", "", ""),
-    ("folder", "a/b", Path("a/b")), ("mode", "step", "step"), ("patience", "none", None), ("patience", "7", 7),
-    ("limit", "0.5", 0.5), ("limit", "none", None), ("milestones", "0.5, 0.75", (0.5, 0.75)), ("milestones", "", ()),
-    ("size", "3,em", (3, "em")),
-])
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("epochs", "12", 12),
+        ("lr", "1e-3", 1e-3),
+        ("nesterov", "false", False),
+        ("nesterov", "True", True),
+        ("title", "", ""),
+        ("folder", "a/b", Path("a/b")),
+        ("mode", "step", "step"),
+        ("patience", "none", None),
+        ("patience", "7", 7),
+        ("limit", "0.5", 0.5),
+        ("limit", "none", None),
+        ("milestones", "0.5, 0.75", (0.5, 0.75)),
+        ("milestones", "", ()),
+        ("size", "3,em", (3, "em")),
+    ],
+)
 def test_text_becomes_the_field_s_type(field: str, text: str, value: object) -> None:
     found = getattr(configure(Options, {field: text}), field)
     assert found == value
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize(("field", "text", "message"), [
-    ("epochs", "1.5", "finetune.epochs takes a whole number, not '1.5'"),
-    ("lr", "fast", "finetune.lr takes a number, not 'fast'"),
-    ("lr", "nan", "finetune.lr takes a number, not 'nan'"),
-    ("nesterov", "perhaps", "finetune.nesterov takes true or false, not 'perhaps'"),
-    ("mode", "linear", "finetune.mode takes one of cosine, step, not 'linear'"),
-    ("patience", "x", "finetune.patience takes a whole number or none, not 'x'"),
-    ("milestones", "1,x", "finetune.milestones takes a list with commas between, each a number, not '1,x'"),
-    ("size", "3", "finetune.size takes 2 values with commas between, not '3'"),
-    ("table", "a", "finetune.table takes a value that can only be given from Python or none, not 'a'"),
-    ("epoch", "1", "finetune has no option 'epoch'; did you mean 'epochs'?"),
-    ("name", "x", "finetune has no option 'name'; known: epochs, folder, limit, lr, milestones, mode, nesterov, patience, "
-     "size, table, title"),
-    ("epochs", "-1", "finetune: epochs must not be negative"),
-])
+@pytest.mark.parametrize(
+    ("field", "text", "message"),
+    [
+        ("epochs", "1.5", "finetune.epochs takes a whole number, not '1.5'"),
+        ("lr", "fast", "finetune.lr takes a number, not 'fast'"),
+        ("lr", "nan", "finetune.lr takes a number, not 'nan'"),
+        ("nesterov", "perhaps", "finetune.nesterov takes true or false, not 'perhaps'"),
+        ("mode", "linear", "finetune.mode takes one of cosine, step, not 'linear'"),
+        ("patience", "x", "finetune.patience takes a whole number or none, not 'x'"),
+        ("milestones", "1,x", "finetune.milestones takes a list with commas between, each a number, not '1,x'"),
+        ("size", "3", "finetune.size takes 2 values with commas between, not '3'"),
+        ("table", "a", "finetune.table takes a value that can only be given from Python or none, not 'a'"),
+        ("epoch", "1", "finetune has no option 'epoch'; did you mean 'epochs'?"),
+        (
+            "name",
+            "x",
+            "finetune has no option 'name'; known: epochs, folder, limit, lr, milestones, mode, nesterov, patience, "
+            "size, table, title",
+        ),
+        ("epochs", "-1", "finetune: epochs must not be negative"),
+    ],
+)
 def test_other_text_is_refused(field: str, text: str, message: str) -> None:
     with pytest.raises(BadOption) as caught:
         configure(Options, {field: text})
@@ -98,15 +118,22 @@ def test_shapes() -> None:
 def test_settings_are_merged_and_the_later_wins() -> None:
     base = {"finetune": {"lr": "0.1", "epochs": "3"}}
     found = parse_settings(["finetune.lr=0.01", "task.mean=0.5,0.5", "agent.title=a=b.c", "finetune.lr=0.02"], base)
-    assert found == {"finetune": {"lr": "0.02", "epochs": "3"}, "task": {"mean": "0.5,0.5"}, "agent": {"title": "a=b.c"}}
+    assert found == {
+        "finetune": {"lr": "0.02", "epochs": "3"},
+        "task": {"mean": "0.5,0.5"},
+        "agent": {"title": "a=b.c"},
+    }
     assert base["finetune"]["lr"] == "0.1"
 
 
-@pytest.mark.parametrize(("item", "end"), [
-    ("lr=0.1", "is not understood; give PASS.FIELD=VALUE, such as finetune.lr=0.01"),
-    ("finetune.lr", "is not understood; give PASS.FIELD=VALUE, such as finetune.lr=0.01"),
-    ("finetun.lr=1", "unknown pass 'finetun'; did you mean 'finetune'?"),
-])
+@pytest.mark.parametrize(
+    ("item", "end"),
+    [
+        ("lr=0.1", "is not understood; give PASS.FIELD=VALUE, such as finetune.lr=0.01"),
+        ("finetune.lr", "is not understood; give PASS.FIELD=VALUE, such as finetune.lr=0.01"),
+        ("finetun.lr=1", "unknown pass 'finetun'; did you mean 'finetune'?"),
+    ],
+)
 def test_other_settings_are_refused(item: str, end: str) -> None:
     with pytest.raises(BadOption) as caught:
         parse_settings([item], {})
@@ -120,21 +147,27 @@ def config(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_config_file_is_text_by_option_and_table(tmp_path: Path) -> None:
-    path = config(tmp_path, 'compile = {max-size = "4MB", seed = 7, json = true}\nfinetune = {lr = 0.01}\n'
-                            "task = {mean = [0.5, 0.25], flip = false}")
+    path = config(
+        tmp_path,
+        'compile = {max-size = "4MB", seed = 7, json = true}\nfinetune = {lr = 0.01}\n'
+        "task = {mean = [0.5, 0.25], flip = false}",
+    )
     options, settings = read_config(path, ["max-size", "seed", "json"])
     assert options == {"max-size": "4MB", "seed": "7", "json": "true"}
     assert settings == {"finetune": {"lr": "0.01"}, "task": {"mean": "0.5,0.25", "flip": "false"}}
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("[compile]\nmax-siz = '4MB'", "[compile] has no option 'max-siz'; did you mean 'max-size'?"),
-    ("[finetun]\nlr = 1", "unknown table [finetun]; did you mean 'finetune'?"),
-    ("seed = 1", "'seed' stands outside a table; put it under [compile]"),
-    ("[task]\nmean = {a = 1}", "task.mean must be text, a number, true, false or a list of those"),
-    ("[task]\nday = 2024-01-01", "task.day must be text, a number, true, false or a list of those"),
-    ("[compile", "is not valid TOML"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[compile]\nmax-siz = '4MB'", "[compile] has no option 'max-siz'; did you mean 'max-size'?"),
+        ("[finetun]\nlr = 1", "unknown table [finetun]; did you mean 'finetune'?"),
+        ("seed = 1", "'seed' stands outside a table; put it under [compile]"),
+        ("[task]\nmean = {a = 1}", "task.mean must be text, a number, true, false or a list of those"),
+        ("[task]\nday = 2024-01-01", "task.day must be text, a number, true, false or a list of those"),
+        ("[compile", "is not valid TOML"),
+    ],
+)
 def test_other_config_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = config(tmp_path, text)
     with pytest.raises(BadOption) as caught:

@@ -24,7 +24,8 @@ def write_model(path: Path, gain: float = 1.0) -> OnnxModel:
     """Write a one-convolution graph whose output has 4 x 8 x 8 values."""
     weight = (gain * np.random.default_rng(1).standard_normal((4, 3, 3, 3))).astype(np.float32)
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["input", "w"], ["output"], pads=[1, 1, 1, 1])], "g",
+        [helper.make_node("Conv", ["input", "w"], ["output"], pads=[1, 1, 1, 1])],
+        "g",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 8, 8))],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, 4, 8, 8))],
         [numpy_helper.from_array(weight, "w")],
@@ -66,8 +67,16 @@ def faults(folder: Path) -> list[Finding]:
 def test_an_untouched_build_holds(build: Path) -> None:
     findings = verify(build, Silent())
     assert [f.what for f in findings] == [
-        "model.onnx", "report.html", "report.json", "report", "model", "budget: accuracy-drop", "budget: latency", "budget: size",
-        "verdict"]
+        "model.onnx",
+        "report.html",
+        "report.json",
+        "report",
+        "model",
+        "budget: accuracy-drop",
+        "budget: latency",
+        "budget: size",
+        "verdict",
+    ]
     assert all(f.held for f in findings)
     assert not list(build.glob(".*"))
 
@@ -78,7 +87,11 @@ def test_the_manifest_holds_what_was_built_from_what(build: Path) -> None:
     assert set(manifest["files"]) == {"model.onnx", "report.json", "report.html"}
     assert manifest["files"]["model.onnx"]["bytes"] == (build / "model.onnx").stat().st_size
     assert (manifest["inputs"], manifest["options"], manifest["versions"], manifest["seed"]) == (
-        {"model": "ab"}, {"seed": 0}, {"torch": "2"}, 0)
+        {"model": "ab"},
+        {"seed": 0},
+        {"torch": "2"},
+        0,
+    )
     assert len(manifest["numbers"]["output"]) == 16
 
 
@@ -130,25 +143,37 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(raw))
 
 
-@pytest.mark.parametrize("change", [
-    lambda m: m["numbers"].pop("output"), lambda m: m["numbers"].update(output=["x"]), lambda m: m["numbers"].update(seed=-1),
-    lambda m: m["numbers"].update(tolerance=None), lambda m: m.update(numbers=None),
-    lambda m: m["numbers"].update(output=[float("nan")] * 16), lambda m: m["numbers"].update(output=[0.0] * 10_000),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["numbers"].pop("output"),
+        lambda m: m["numbers"].update(output=["x"]),
+        lambda m: m["numbers"].update(seed=-1),
+        lambda m: m["numbers"].update(tolerance=None),
+        lambda m: m.update(numbers=None),
+        lambda m: m["numbers"].update(output=[float("nan")] * 16),
+        lambda m: m["numbers"].update(output=[0.0] * 10_000),
+    ],
+)
 def test_damaged_numbers_are_found(build: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(build / "manifest.json", change)
     [fault] = faults(build)
     assert (fault.what, fault.exit_code) == ("model", 2)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda m: m.update(schema="edgeprune-manifest/9"), "is not an edgeprune-manifest/1"),
-    (lambda m: m.pop("files"), "its list of files is not one"),
-    (lambda m: m["files"].update({"../secret": {"sha256": "0", "bytes": 1}}), "its list of files is not one"),
-    (lambda m: m["files"].update({"recipe.json": {"sha256": 7}}), "its list of files is not one"),
-    (lambda m: m.update(numbers=[1]), "its numbers are not numbers"),
-])
-def test_a_damaged_manifest_is_refused(build: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema="edgeprune-manifest/9"), "is not an edgeprune-manifest/1"),
+        (lambda m: m.pop("files"), "its list of files is not one"),
+        (lambda m: m["files"].update({"../secret": {"sha256": "0", "bytes": 1}}), "its list of files is not one"),
+        (lambda m: m["files"].update({"recipe.json": {"sha256": 7}}), "its list of files is not one"),
+        (lambda m: m.update(numbers=[1]), "its numbers are not numbers"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(
+    build: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
     edit(build / "manifest.json", change)
     with pytest.raises(BadBuild, match=message):
         verify(build, Silent())
@@ -170,8 +195,10 @@ def test_a_folder_that_is_no_build_is_refused(tmp_path: Path) -> None:
 
 def test_a_budget_that_is_not_met_is_3_and_not_a_fault_of_the_build(build: Path) -> None:
     size = (build / "model.onnx").stat().st_size
-    rows = [row.model_copy(update={"limit": 0.001, "held": False}) if row.quantity == "accuracy-drop" else row
-            for row in honest(size).budget]
+    rows = [
+        row.model_copy(update={"limit": 0.001, "held": False}) if row.quantity == "accuracy-drop" else row
+        for row in honest(size).budget
+    ]
     seal(build, honest(size, budget=rows, verdict="not-met"))
     assert [(f.what, f.exit_code) for f in faults(build)] == [("budget: accuracy-drop", 3), ("verdict", 3)]
 
@@ -180,6 +207,17 @@ def test_a_verdict_against_the_figures_is_found(build: Path) -> None:
     seal(build, honest((build / "model.onnx").stat().st_size, verdict="not-met"))
     [fault] = faults(build)
     assert (fault.what, fault.detail, fault.exit_code) == ("verdict", "says not-met, but the figures say met", 2)
+
+
+def test_a_limit_that_was_not_checked_stays_unchecked(build: Path) -> None:
+    size = (build / "model.onnx").stat().st_size
+    unchecked = {"found": None, "held": None, "basis": "unchecked"}
+    rows = [
+        row.model_copy(update=unchecked if row.quantity == "accuracy-drop" else {}) for row in honest(size).budget
+    ]
+    seal(build, honest(size, budget=rows))
+    assert Finding("budget: accuracy-drop", "not checked against 0.01") in verify(build, Silent())
+    assert faults(build) == []
 
 
 def test_a_size_the_file_does_not_have_is_found(build: Path) -> None:
@@ -197,9 +235,13 @@ def test_a_refused_build_has_a_report_and_no_model(tmp_path: Path) -> None:
 def test_a_report_of_another_schema_is_found(build: Path) -> None:
     raw = json.loads((build / "report.json").read_text())
     (build / "report.json").write_text(json.dumps(raw | {"schema": "edgeprune-report/9"}))
-    assert Finding("report", "is a edgeprune-report/9, and this version of edgeprune reads edgeprune-report/1", 2) in faults(build)
+    assert Finding(
+        "report", "is a edgeprune-report/9, and this version of edgeprune reads edgeprune-report/1", 2
+    ) in faults(build)
     (build / "report.json").write_text("{}")
-    assert any(f.what == "report" and f.detail.startswith("is not a valid edgeprune-report/1") for f in faults(build))
+    assert any(
+        f.what == "report" and f.detail.startswith("is not a valid edgeprune-report/1") for f in faults(build)
+    )
 
 
 def test_a_full_disk_leaves_the_old_manifest(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,5 +261,6 @@ def test_numbers_are_repeatable_and_cover_the_spread(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.onnx")
     kept = numbers(model)
     assert kept == numbers(model)
+    assert (kept["tolerance"], numbers(model, lowered=True)["tolerance"]) == (0.001, 0.02)
     assert kept["spread"] >= max(kept["output"]) - min(kept["output"]) > 0
     assert module.FILES[0] == "model.onnx"
