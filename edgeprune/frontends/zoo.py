@@ -228,5 +228,5 @@ def _from_cfg(cfg: Mapping[str, Any]) -> ModelSpec:
     elif cfg.get("crop_mode") == "squash":
         resize = f"squash {filter_}"
     else:
-        resize = f"crop {float(cast(float, cfg['crop_pct'])):.4g} {filter_}"
+        resize = f"crop {float(cast(float, cfg['crop_pct'])):.9g} {filter_}"
     return ModelSpec((1, channels, height, width), mean, std, resize)

@@ -34,8 +34,8 @@ class SplitInfo:
 class Task(ABC):
     """Data, loss and score of one dataset; the same evaluator judges torch modules, ONNX sessions and engines.
 
-    Three splits: *train* is trained on, *search* judges inside a build, *test* is read once for the original and once for
-    the final artifact and never chooses anything.
+    Three splits: *train* is trained on, *search* judges inside a build, *test* is read once for the original and once
+    for the final artifact and never chooses anything.
     """
 
     name: ClassVar[str]
@@ -58,7 +58,7 @@ class Task(ABC):
 
     @abstractmethod
     def calibration_batches(self) -> Iterator[Tensor]:
-        """Yield training images as evaluation sees them, float32 (n, C, H, W), always the same ones in the same order."""
+        """Yield training images as evaluation sees them, float32 (n, C, H, W), always the same ones in one order."""
 
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -64,7 +64,8 @@ class Resize:
         filter_ = Pillow.Resampling[self.filter.upper()]
         if self.how == "squash":
             return image.resize((width, height), filter_)
-        scaled = (math.floor(height / self.fraction), math.floor(width / self.fraction))
+        # A fraction such as 224/232 in nine digits must give 232 back, not the whole number below 231.9999999.
+        scaled = (math.floor(height / self.fraction + 1e-6), math.floor(width / self.fraction + 1e-6))
         return _centre(image.resize(_cover(image, *scaled), filter_), height, width)
 
 

@@ -21,6 +21,13 @@ def test_the_crop_equals_torchvisions(size, filter_, fraction):
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
+@pytest.mark.parametrize(("size", "scaled"), [(224, 232), (224, 238), (380, 384), (299, 342), (240, 256)])
+def test_a_fraction_written_out_gives_its_whole_number_back(size, scaled):
+    image = Image.fromarray(RNG.integers(0, 256, (scaled, scaled, 3), np.uint8))
+    ours = Resize.parse(f"crop {size / scaled:.9g} bilinear").apply(image, size, size, "image")
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(v2.CenterCrop(size)(image)))
+
+
 def test_squash_equals_torchvisions():
     image = Image.fromarray(RNG.integers(0, 256, (30, 47, 3), np.uint8))
     ours = Resize.parse("squash bilinear").apply(image, 16, 20, "image")
