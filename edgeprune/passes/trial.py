@@ -41,6 +41,7 @@ class Trial:
     ctx: Context
     method: Method
     probes: list[dict[str, Any]] = field(default_factory=list)
+    _floor: str = "the floor"
     _written: set[Path] = field(default_factory=set)
     _images: list[NDArray[np.float32]] = field(default_factory=list)
     _lowering: Lowering | None = None
@@ -51,15 +52,15 @@ class Trial:
         names = self._calibrated().candidates()
         whole = self.lower(names)
         if self.holds(whole, len(names), len(names)):
-            return Choice(whole, "int8", names, f"all {len(names)} layers in int8 hold the floor")
+            return Choice(whole, "int8", names, f"all {len(names)} layers in int8 hold {self._floor}")
         if self._judge_beside_float() and self.holds(whole, len(names), len(names)):
-            return Choice(whole, "int8", names, "the float graph misses the floor by itself; int8 stays within it beside that")
+            return Choice(whole, "int8", names, f"all {len(names)} layers in int8 hold {self._floor}")
         ranked = self._ranked(names)
         share = largest(len(names) - 1, lambda k: self.holds(self.lower(ranked[:k]), k, len(names)))
         if share == 0:
-            return Choice(self.model, "fp32", (), "no layer in int8 holds the floor")
+            return Choice(self.model, "fp32", (), f"no share of the layers in int8 holds {self._floor}")
         chosen = tuple(n for n in names if n in set(ranked[:share]))
-        return Choice(self.lower(chosen), "int8", chosen, f"{share} of {len(names)} layers in int8 hold the floor")
+        return Choice(self.lower(chosen), "int8", chosen, f"{share} of {len(names)} layers in int8 hold {self._floor}")
 
     def gaining(self, choice: Choice) -> Choice | None:
         """Return the int8 graph of just those layers of ``choice`` that it speeds up; None if those are none or all."""
@@ -72,14 +73,14 @@ class Trial:
         lowered = self.lower(chosen)
         if not self.holds(lowered, len(chosen), len(self._calibrated().candidates())):
             return None
-        return Choice(lowered, "int8", chosen, f"the {len(chosen)} layers that int8 speeds up hold the floor")
+        return Choice(lowered, "int8", chosen, f"the {len(chosen)} layers that int8 speeds up hold {self._floor}")
 
     def fp16(self) -> Choice:
         """Return the fp16 graph if it holds the floor, else the float one."""
         half = self.half()
         if self.holds(half, 0, 0):
-            return Choice(half, "fp16", (), "fp16 holds the floor")
-        return Choice(self.model, "fp32", (), "fp16 does not hold the floor")
+            return Choice(half, "fp16", (), f"fp16 holds {self._floor}")
+        return Choice(self.model, "fp32", (), f"fp16 does not hold {self._floor}")
 
     def tidy(self, keep: OnnxModel) -> None:
         """Delete every graph written here but ``keep``."""
@@ -114,14 +115,16 @@ class Trial:
         return held
 
     def _judge_beside_float(self) -> bool:
-        """Where the float graph misses the floor by itself, judge precision beside that graph from now on; return whether so.
+        """Return whether the float graph misses the floor by itself; if so, judge beside that graph from now on.
 
-        Precision can then not save the floor, only lose or keep speed; how much it may cost beside the float graph stays bounded.
+        Float precision would then not save the floor, it would only lose the speed; what a lower one may cost beside
+        the float graph stays bounded.
         """
-        if self.ctx.task is None or self.holds(self.model, 0, 1):
+        if self.ctx.task is None or self.holds(self.model, 0, len(self._calibrated().candidates())):
             return False
         with self.ctx.open(self.model) as predict:
             self._baseline = self.ctx.task.score(predict, "search")
+        self._floor = "the floor beside the float graph, which misses it by itself"
         return True
 
     def _reference(self) -> Score:

@@ -137,7 +137,7 @@ def _warm_up(run: Callable[[], object], plan: Plan, clock: Callable[[], float]) 
         run()
         took.append(clock() - start)
     latency = max(float(np.median(took)), 1e-9)
-    return int(min(max(plan.round_seconds / latency, plan.fewest), plan.most))
+    return round(min(max(plan.round_seconds / latency, plan.fewest), plan.most))
 
 
 def _sit(
