@@ -54,9 +54,9 @@ class Finding:
 def numbers(model: OnnxModel, lowered: bool = False) -> dict[str, Any]:
     """Return what ``verify`` compares later: the first outputs of ``model`` on seeded standard-normal input.
 
-    ``tolerance`` is relative to ``spread``, the range (max - min) of the whole output: 0.001, or 0.02 where ``lowered`` says
-    that part of the graph is int8 or fp16. There another processor's kernels may round one step up or down: on an
-    int8 ResNet-20 the float kernels differ from the integer ones by 0 or by 0.006 of the spread, and by nothing between.
+    ``tolerance`` is relative to ``spread``, the range (max - min) of the whole output: 0.001, or 0.02 where ``lowered``
+    says that part of the graph is int8 or fp16. There another processor's kernels may round one step up or down: on an
+    int8 ResNet-20 the float kernels differ from the integer ones by 0 or by 0.006 of the spread, nothing in between.
     """
     seed, tolerance = 0, 2e-2 if lowered else 1e-3
     output = _output(model, seed)
