@@ -66,7 +66,8 @@ def _headline(report: Report) -> list[dict[str, str]]:
                       "source": "unavailable" if after is None else source})
     score = b.score
     cards.append({
-        "title": "Accuracy drop", "before": wording.percent(a.score.value if a.score else None),
+        "title": "Outputs changed, no data" if score and score.split == "synthetic" else "Accuracy drop",
+        "before": wording.percent(a.score.value if a.score else None),
         "after": _unbroken(wording.points, score.drop if score else None), "ratio": "",
         "source": "unavailable" if score is None else f"{score.split} split, n = {score.n}"})
     return cards
@@ -75,7 +76,7 @@ def _headline(report: Report) -> list[dict[str, str]]:
 def _checks(report: Report) -> list[dict[str, Any]]:
     rows = []
     for check in report.budget:
-        title, write = wording.QUANTITIES.get(check.quantity, (check.quantity, _text))
+        title, write = wording.QUANTITIES.get(check.quantity, (check.quantity, wording.plain))
         rows.append({"title": title, "limit": write(check.limit), "found": write(check.found), "basis": check.basis,
                      "held": check.held})
     return rows
@@ -134,8 +135,8 @@ def _artifacts(axes: Axes, report: Report) -> bool:
                      marker=_MARKERS[k % len(_MARKERS)], edgecolors=_INK if c.chosen else "none")
     axes.set_xlabel("p50 latency, ms")
     axes.set_ylabel("score on the search split")
-    axes.set_xlim(left=0)
     if shown:
+        axes.set_xlim(0, 1.08 * max(t for _, t, _ in shown))
         _put_legend(axes)
     return bool(shown)
 
@@ -185,13 +186,15 @@ def _escape(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Write a fact of unknown type in one line."""
+    """Write a fact of unknown type in one line; tables inside of facts are counted, and stay in report.json."""
     if value is None:
-        return wording.UNKNOWN
+        return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "–"
+    if isinstance(value, Sequence) and any(isinstance(item, dict) for item in value):
+        return f"{len(value)} (in report.json)"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(_text, value)) or "–"
     return str(value)

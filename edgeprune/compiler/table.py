@@ -33,7 +33,7 @@ def summary(report: Report) -> RenderableType:
 
 def check_line(check: CheckRow) -> str:
     """Say in one line what was allowed and what was found."""
-    title, write = wording.QUANTITIES.get(check.quantity, (check.quantity, _plain))
+    title, write = wording.QUANTITIES.get(check.quantity, (check.quantity, wording.plain))
     held = {True: "held", False: "not held", None: "not checked"}[check.held]
     return f"{title}: {write(check.found)}, at most {write(check.limit)} allowed ({check.basis}): {held}"
 
@@ -100,7 +100,3 @@ def _candidates(report: Report) -> Table:
     table.caption = "▶ chosen   drop in points" + ("   * noisy: not ranked by time" if noisy else "")
     table.caption_justify = "left"
     return table
-
-
-def _plain(value: float | None) -> str:
-    return wording.UNKNOWN if value is None else f"{value:g}"

@@ -54,6 +54,11 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.0f} min"
 
 
+def plain(value: float | None) -> str:
+    """Write a number of a quantity that is not known here."""
+    return UNKNOWN if value is None else f"{value:g}"
+
+
 QUANTITIES: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "accuracy-drop": ("accuracy drop", points),
     "latency": ("latency, p50", milliseconds),
@@ -112,7 +117,8 @@ def pruning_gain(report: Report) -> str:
         sentence = f"Against quantization alone, pruning leaves {', '.join(parts)}"
     if both.score and alone.score and both.score.drop is not None and alone.score.drop is not None:
         more = both.score.drop - alone.score.drop
-        sentence += f" and changes the accuracy drop by {points(more)} ({both.score.split} split)"
+        what = "the outputs" if both.score.split == "synthetic" else "the accuracy drop"
+        sentence += f" and changes {what} by {points(more)} ({both.score.split} split)"
     chosen = "The pruned candidate was chosen." if both.chosen else f"The pruned candidate was not chosen{_why(both)}."
     return f"{sentence}. {chosen}"
 

@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from reports import candidate, candidates, report
+from reports import candidate, candidates, report, step
 from rich.console import Console
 
 from edgeprune.compiler import wording
@@ -235,3 +235,19 @@ def test_the_terminal_says_what_could_not_be_checked() -> None:
     stream = io.StringIO()
     show(summary(empty()), Console(file=stream, width=100))
     assert "MACs: not measured, at most 1 k allowed (unchecked): not checked" in stream.getvalue()
+
+
+def test_tables_inside_of_facts_are_counted_and_not_spelled_out() -> None:
+    noisy = step("sparsify", 1.0, False, {"floor": None}, {"history": [{"score": 0.25}] * 200, "share": 0.5})
+    text = words(render(report(steps=[noisy])))
+    assert "floor: none history: 200 (in report.json), share: 0.5" in text
+
+
+def test_without_data_nothing_is_called_accuracy() -> None:
+    result = report().result
+    assert result is not None
+    assert result.score is not None
+    synthetic = result.score.model_copy(update={"split": "synthetic", "n": 64})
+    text = words(render(report(result=result.model_copy(update={"score": synthetic}), budget=[])))
+    assert "Outputs changed, no data" in text
+    assert "Accuracy drop" not in text
