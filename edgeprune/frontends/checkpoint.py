@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -96,13 +97,29 @@ def _with_weights(path: Path, source: Source) -> tuple[nn.Module, ModelSpec | No
         notes += (f"took the weights under {'.'.join(wrapped_in)!r} of {path}",)
     if isinstance(content, nn.Module):
         kind = "pickle"
-        if source.arch is None:
-            return content, zoo.declared(content, str(path)), kind, notes + state_dict.to_float32(content)
-        content = content.state_dict()
+        with _incomplete(path):
+            if source.arch is None:
+                notes += state_dict.to_float32(content)
+                return content.eval(), zoo.declared(content, str(path)), kind, notes
+            content = content.state_dict()
     if source.arch is None:
         raise BadModel(f"{path} holds the weights of a network but not the network; name it with {_ARCH_FORMS}")
     module, declared = _fitting(source.arch, content)
     return module, declared, kind, notes + state_dict.load(module, content, source.arch, str(path))
+
+
+@contextmanager
+def _incomplete(path: Path) -> Iterator[None]:
+    """Answer for a pickled module that lacks what the installed version of its class expects."""
+    try:
+        yield
+    except BadModel:
+        raise
+    except Exception as error:  # whatever its code does without its attributes
+        raise BadModel(
+            f"{path} holds a module of another version of its class ({type(error).__name__}: {first_line(error)}); "
+            f"save its state_dict() where it works and give --arch"
+        ) from error
 
 
 def _read(path: Path, trust_pickle: bool) -> tuple[Any, Kind, tuple[str, ...]]:
@@ -146,14 +163,7 @@ def _fitting(arch: str, state: Mapping[str, Tensor]) -> tuple[nn.Module, ModelSp
 
 def _finish(module: nn.Module, spec: ModelSpec, classes: int | None) -> TorchModel:
     inputs = torch.randn(spec.input_shape, generator=torch.Generator().manual_seed(0))
-    try:
-        module.eval().requires_grad_(True)
-    except Exception as error:  # a pickled module may lack what its class's version expects
-        raise BadModel(
-            f"the pickled module is incomplete ({type(error).__name__}: {first_line(error)}); save its state_dict() "
-            f"and give --arch"
-        ) from error
-    model = TorchModel(module, spec, (inputs,))
+    model = TorchModel(module.eval().requires_grad_(True), spec, (inputs,))
     model.verify()
     if classes is not None:
         with torch.no_grad():

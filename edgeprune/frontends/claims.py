@@ -42,7 +42,7 @@ def storage(claim: Any) -> tuple[Storage, Storage] | Name:
     """
     if type(claim) is not tuple or len(claim) not in (5, 6) or claim[0] != "storage":
         if type(claim) is tuple and claim[:1] == ("module",):
-            raise MalformedError("it holds a whole module in the format before torch 1.6, which the safe loader cannot read")
+            raise MalformedError("it holds a whole module in the format before torch 1.6, which is not read safely")
         raise MalformedError("its pickle claims a storage in a form edgeprune does not know")
     _, kind, key, _, numel, *view = claim
     if not isinstance(kind, Name) or type(key) is not str or not _is_count(numel):

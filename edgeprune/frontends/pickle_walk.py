@@ -6,6 +6,7 @@ own size; what the walk accepts is then left to torch's weights-only loader.
 
 from __future__ import annotations
 
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,8 +48,10 @@ def walk(stream: IO[bytes]) -> Walk:
     """
     reader = _Reader()
     try:
-        for opcode, argument, _ in genops(stream):
-            reader.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the strings of protocol 0, which are refused below
+            for opcode, argument, _ in genops(stream):
+                reader.step(opcode.name, argument)
         reader.finish()
     except MalformedError:
         if not reader.found.unsafe:
@@ -218,7 +221,7 @@ class _Reader:
             self._stack.append(Made(claim.text))
             return
         root, view = claim
-        if self.found.storages.setdefault(root.key, root) != root:
+        if self.found.storages.setdefault(root.key, root) != root and root.numel:  # empty ones may share a key
             raise MalformedError(f"it claims the storage {root.key!r} twice, with different sizes")
         self._stack.append(view)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 import zipfile
@@ -114,5 +115,8 @@ def _foreign(head: bytes, suffix: str) -> str:
 
 
 def _is_text(head: bytes) -> bool:
-    text = head.decode("utf-8", "replace").rstrip("\ufffd")  # the head may end inside a character
-    return all(c.isspace() or (c.isprintable() and c != "\ufffd") for c in text)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # the head may end inside a character
+    except UnicodeDecodeError:
+        return False
+    return all(c.isspace() or c.isprintable() for c in text)
