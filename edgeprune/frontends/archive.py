@@ -44,8 +44,8 @@ def read(file: IO[bytes], sniffed: Sniffed, path: Path, trust_pickle: bool) -> t
         if trust_pickle:
             return _load(file, path, None), True
         raise BadModel(
-            f"{path} cannot be loaded: {error}; it is truncated, damaged or hostile: copy it again from a source you "
-            f"trust, or save it again with torch.save(module.state_dict(), ...)"
+            f"{path} cannot be loaded: {error}; copy it again from a source you trust, or save it again with "
+            f"torch.save(module.state_dict(), ...) and give --arch"
         ) from error
     return _load(file, path, names), False
 

@@ -167,7 +167,7 @@ def _finish(module: nn.Module, spec: ModelSpec, classes: int | None) -> TorchMod
     model.verify()
     if classes is not None:
         with torch.no_grad():
-            outputs = module(inputs).shape[1]
+            outputs = module(inputs)[0].numel()
         if outputs != classes:
             raise BadModel(f"the model gives {outputs} classes but the data has {classes}; give the data it is for")
     return model

@@ -20,8 +20,8 @@ from edgeprune.errors import BadModel, UnsafeModel
 from edgeprune.frontends import archive
 from edgeprune.frontends.checkpoint import Source, load
 
-UNTRUSTED = "; it is truncated, damaged or hostile: copy it again from a source you trust, or save it again with " \
-            "torch.save(module.state_dict(), ...)"
+MEND = "; copy it again from a source you trust, or save it again with torch.save(module.state_dict(), ...) and give " \
+       "--arch"
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ MALFORMED = {
 @pytest.mark.parametrize("case", MALFORMED)
 def test_claims_beyond_the_file_are_refused(case: str, tmp_path: Path, no_loader: None) -> None:
     body, finding = MALFORMED[case]
-    assert refused(torch_zip(tmp_path / "model.pt", pickled(body))) == f"cannot be loaded: {finding}{UNTRUSTED}"
+    assert refused(torch_zip(tmp_path / "model.pt", pickled(body))) == f"cannot be loaded: {finding}{MEND}"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_claims_beyond_the_file_are_refused(case: str, tmp_path: Path, no_loader
 def test_claims_in_the_old_format_are_refused(numel: int, data: bytes, tmp_path: Path, no_loader: None) -> None:
     path = torch_legacy(tmp_path / "model.pt", legacy_tensor(numel), ["0"], data)
     finding = f"it claims {4 * numel} bytes for storage '0' and does not hold them"
-    assert refused(path) == f"cannot be loaded: {finding}{UNTRUSTED}"
+    assert refused(path) == f"cannot be loaded: {finding}{MEND}"
 
 
 def test_old_format_with_other_keys_is_refused(tmp_path: Path, no_loader: None) -> None:
@@ -174,7 +174,7 @@ def legacy_tensor(numel: int, view: bytes = b"N") -> bytes:
 def test_a_zip_bomb_is_refused(tmp_path: Path, no_loader: None) -> None:
     path = torch_zip(tmp_path / "model.pt", pickled(b"N"), {"0": bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 100_000
-    assert refused(path) == f"cannot be loaded: its zip archive is compressed, which torch.save never does{UNTRUSTED}"
+    assert refused(path) == f"cannot be loaded: its zip archive is compressed, which torch.save never does{MEND}"
 
 
 def test_overlapping_members_are_refused(tmp_path: Path, no_loader: None) -> None:
@@ -193,7 +193,7 @@ def test_an_ambiguous_archive_is_refused(second: str, tmp_path: Path, no_loader:
     path = torch_zip(tmp_path / "model.pt", pickled(b"N"))
     with zipfile.ZipFile(path, "a") as extended:
         extended.writestr(second, pickled(Call(os.system, "true")))
-    assert refused(path) == f"cannot be loaded: its zip archive is ambiguous{UNTRUSTED}"
+    assert refused(path) == f"cannot be loaded: its zip archive is ambiguous{MEND}"
 
 
 def test_two_readers_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_loader: None) -> None:

@@ -219,7 +219,10 @@ def test_damage_is_answered(which: str, where: float, value: bytes, tmp_path: Pa
 
 
 @QUIET
-@given(st.booleans(), st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1))
+@given(
+    whole=st.booleans(),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1),
+)
 def test_a_damaged_pickle_in_a_sound_archive_is_answered(
     whole: bool, changes: list[tuple[float, int]], tmp_path: Path
 ) -> None:
