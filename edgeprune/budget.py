@@ -74,8 +74,12 @@ class Budget:
 
     def ceilings(self) -> dict[str, Limit]:
         """Return the ceilings asked for, by quantity: latency (ms), size (bytes), macs, parameters."""
-        given = {"latency": self.max_latency, "size": self.max_size, "macs": self.max_macs,
-                 "parameters": self.max_parameters}
+        given = {
+            "latency": self.max_latency,
+            "size": self.max_size,
+            "macs": self.max_macs,
+            "parameters": self.max_parameters,
+        }
         return {quantity: limit for quantity, limit in given.items() if limit is not None}
 
 
@@ -124,8 +128,9 @@ def largest(top: int, holds: Callable[[int], bool], first: int | None = None) ->
     """Return the largest k in 0..top for which ``holds(k)``, by bisection.
 
     ``holds`` is taken to be true at 0 and monotone (true up to some k, false above); 0 is never asked. Where it is not
-    monotone the answer still is a k that held when asked (or 0): it always rolls back to a point that held. ``first`` is the
-    first k to try, for a caller who believes in an end (default: the middle). At most ceil(log2(top)) + 2 calls.
+    monotone the answer still is a k that held when asked (or 0): it always rolls back to a point that held. ``first``
+    is the first k to try, for a caller who believes in an end (default: the middle). At most ceil(log2(top)) + 2
+    calls.
     """
     low, high = 0, top + 1  # holds(low) is true, holds(high) is taken to be false
     k = (low + high) // 2 if first is None else min(max(first, 1), top)

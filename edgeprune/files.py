@@ -11,14 +11,19 @@ from pathlib import Path
 
 from edgeprune.errors import NoSpace
 
-_UNWRITABLE = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-               errno.EROFS: "the file system is read-only", errno.EACCES: "permission is denied",
-               errno.EPERM: "permission is denied"}
+_UNWRITABLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+}
 
 
 @contextmanager
 def mending(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write below ``path`` into NoSpace, one sentence that says how to mend it."""
+    """Turn an operating system's refusal to write below ``path`` into NoSpace, one sentence that says how to mend it.
+    """
     try:
         yield
     except OSError as error:

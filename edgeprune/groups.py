@@ -1,8 +1,8 @@
 """The dependency graph as rows: what must go together, how far it may go, and what that costs. No torch here.
 
-A *group* is a set of channels that can only be removed together (DepGraph, Fang et al., CVPR 2023): the outputs of one or more
-layers and the inputs of those that read them. *Widths* are the search's own notation for a plan: one kept count a group,
-in group order, with 0 standing for "drop the residual block this group opens".
+A *group* is a set of channels that can only be removed together (DepGraph, Fang et al., CVPR 2023): the outputs of
+one or more layers and the inputs of those that read them. *Widths* are the search's own notation for a plan: one kept
+count a group, in group order, with 0 standing for "drop the residual block this group opens".
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FRACTIONS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 class Member:
     """One side of one module that belongs to a group.
 
-    ``local[j]`` is an index on that side of the module, ``root[j]`` the channel of the group it stands for; a channel may own
-    several local indices (a linear layer after a flatten).
+    ``local[j]`` is an index on that side of the module, ``root[j]`` the channel of the group it stands for; a channel
+    may own several local indices (a linear layer after a flatten).
     """
 
     module: str
@@ -37,11 +37,11 @@ class Member:
 class Group:
     """Coupled channels, and what may be done with them.
 
-    ``name`` is the qualified name of the first member in forward order: stable across runs and versions. ``ladder`` holds the
-    kept counts on offer, descending, the first being ``channels``. ``segments`` > 1 where grouped convolutions
-    demand that equally many channels go from each of so many equal runs. ``block`` names the residual block that
-    choosing DROP here removes; ``inside`` the droppable block this group lives in. A ``locked`` group (the text
-    says why) has a ladder of one rung.
+    ``name`` is the qualified name of the first member in forward order: stable across runs and versions. ``ladder``
+    holds the kept counts on offer, descending, the first being ``channels``. ``segments`` > 1 where grouped
+    convolutions demand that equally many channels go from each of so many equal runs. ``block`` names the residual
+    block that choosing DROP here removes; ``inside`` the droppable block this group lives in. A ``locked`` group (the
+    text says why) has a ladder of one rung.
     """
 
     name: str
@@ -60,7 +60,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Cut:
-    """What a plan does to one group. ``kept`` are the channels that stay, ascending; all of them if the block is dropped."""
+    """What a plan does to one group. ``kept`` are the channels that stay, ascending; all of them if the block is
+    dropped.
+    """
 
     group: str
     channels: int
@@ -75,9 +77,10 @@ Plan = tuple[Cut, ...]
 def ladder(channels: int, multiples: Sequence[int] = (1,), segments: int = 1) -> tuple[int, ...]:
     """Return the kept counts on offer for a group: at most one a fraction of FRACTIONS, descending from ``channels``.
 
-    Each fraction is rounded to the largest of ``multiples`` (what the target's precisions like) that lands within a sixteenth
-    of the channels, else to the smallest; a group narrower than every multiple goes by ``segments``. All rungs are
-    multiples of ``segments``, never zero and never above ``channels``: none can do the reverse of what was asked.
+    Each fraction is rounded to the largest of ``multiples`` (what the target's precisions like) that lands within a
+    sixteenth of the channels, else to the smallest; a group narrower than every multiple goes by ``segments``. All
+    rungs are multiples of ``segments``, never zero and never above ``channels``: none can do the reverse of what was
+    asked.
     """
     steps = sorted({int(np.lcm(m, segments)) for m in multiples}, reverse=True)
     steps = [s for s in steps if s < channels] or [segments]
@@ -146,11 +149,15 @@ class CostModel:
         full = tuple(g.channels for g in groups)
         self.full = self.cost(full)
 
-    def _sides(self, widths: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_] | None]:
+    def _sides(
+        self, widths: Sequence[int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_] | None]:
         kept = np.asarray(widths, float)
         dropping = kept == DROP
         removed = np.where(dropping, 0.0, self._channels - kept)
-        dead = self._inside[:, dropping].any(axis=1) if dropping.any() else None
+        dead: NDArray[np.bool_] | None = None
+        if dropping.any():
+            dead = np.asarray(self._inside[:, dropping].any(axis=1))
         return self._outputs - self._out_share @ removed, self._inputs - self._in_share @ removed, dead
 
     def cost(self, widths: Sequence[int]) -> dict[str, float]:
@@ -175,8 +182,10 @@ class CostModel:
         product = self._outputs * self._inputs
         parameters = self._parameter_weight * product + self._per_channel * self._outputs + self._fixed
         macs = self._macs_weight * product
-        return {"macs": float(macs[touched].sum() / max(macs.sum(), 1.0)),
-                "parameters": float(parameters[touched].sum() / max(parameters.sum(), 1.0))}
+        return {
+            "macs": float(macs[touched].sum() / max(macs.sum(), 1.0)),
+            "parameters": float(parameters[touched].sum() / max(parameters.sum(), 1.0)),
+        }
 
 
 def canonical(groups: Sequence[Group], widths: Sequence[int]) -> Widths:
@@ -184,16 +193,14 @@ def canonical(groups: Sequence[Group], widths: Sequence[int]) -> Widths:
     dropped = {g.block for g, w in zip(groups, widths, strict=True) if w == DROP}
     if not dropped:
         return tuple(widths)
-    return tuple(
-        w if w == DROP or g.inside not in dropped else g.channels for g, w in zip(groups, widths, strict=True)
-    )
+    return tuple(w if w == DROP or g.inside not in dropped else g.channels for g, w in zip(groups, widths, strict=True))
 
 
 def plan_of(groups: Sequence[Group], widths: Sequence[int], scores: Mapping[str, NDArray[np.float64]]) -> Plan:
     """Turn widths into a plan: each group keeps its best-scored channels (ties go to the lower index).
 
-    ``scores`` holds one importance a channel for every group, shape (channels,). Where a group has segments, equally many are
-    kept from each.
+    ``scores`` holds one importance a channel for every group, shape (channels,). Where a group has segments, equally
+    many are kept from each.
     """
     cuts = []
     for group, width in zip(groups, canonical(groups, widths), strict=True):
@@ -212,13 +219,19 @@ def widths_of(groups: Sequence[Group], plan: Plan) -> Widths:
     """Return the widths of a plan over the same groups."""
     cuts = {cut.group: cut for cut in plan}
     return tuple(
-        g.channels if g.name not in cuts else DROP if cuts[g.name].drop_block else len(cuts[g.name].kept) for g in groups
+        g.channels if g.name not in cuts else DROP if cuts[g.name].drop_block else len(cuts[g.name].kept)
+        for g in groups
     )
 
 
 def uniform(groups: Sequence[Group], fraction_kept: float) -> Widths:
-    """Return widths in which every free group keeps the rung nearest ``fraction_kept`` of its channels; no block is dropped.
+    """Return widths in which every free group keeps the rung nearest ``fraction_kept`` of its channels; no block is
+    dropped.
 
     Monotone: a smaller fraction never keeps more.
     """
-    return tuple(min(g.ladder, key=lambda rung, g=g: (abs(rung - fraction_kept * g.channels), rung)) for g in groups)
+
+    def nearest(group: Group) -> int:
+        return min(group.ladder, key=lambda rung: (abs(rung - fraction_kept * group.channels), rung))
+
+    return tuple(nearest(group) for group in groups)

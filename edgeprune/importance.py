@@ -1,14 +1,14 @@
 """Criteria: which channels of a group matter least. Each gives one score a channel; the lowest go first.
 
-Every criterion reads the same rows the surgery cuts by, so a channel's score covers all it would take with it: its filters, and
-the weights that read it. Within a group each member's scores are divided by their mean, then averaged, so that a member with
-large weights does not drown the others (Fang et al., "DepGraph", CVPR 2023, section 3.3).
+Every criterion reads the same rows the surgery cuts by, so a channel's score covers all it would take with it: its
+filters, and the weights that read it. Within a group each member's scores are divided by their mean, then averaged,
+so that a member with large weights does not drown the others (Fang et al., "DepGraph", CVPR 2023, section 3.3).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -30,8 +30,8 @@ GRADIENT_BATCHES = 8
 def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:
     """Return one importance a channel for every group, by group name; shape (channels,), higher matters more.
 
-    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Raises BadOption for an unknown criterion,
-    UnmetRequirement when it needs data and there is none.
+    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Raises BadOption for an
+    unknown criterion, UnmetRequirement when it needs data and there is none.
     """
     if criterion not in CRITERIA:
         raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, CRITERIA)}")
@@ -73,7 +73,8 @@ def bn_scale(model: TorchModel, groups: Sequence[Group], task: Task | None, seed
         found = [
             _to_roots(group, member, parts[member.module].weight.detach().abs())
             for member in group.members
-            if member.side == "out" and isinstance(parts[member.module], nn.modules.batchnorm._BatchNorm)
+            if member.side == "out"
+            and isinstance(parts[member.module], nn.modules.batchnorm._BatchNorm)
             and isinstance(parts[member.module].weight, Tensor)
         ]
         if found:
@@ -86,7 +87,8 @@ CRITERIA: Mapping[str, Criterion] = {f.__name__: f for f in (l1, l2, random, tay
 
 
 def dead(module: nn.Module, group: Group) -> set[int]:
-    """Return the channels of a group that carry nothing: their filters, or all weights that read them, are exactly zero.
+    """Return the channels of a group that carry nothing: their filters, or all weights that read them, are exactly
+    zero.
 
     A filter counts as zero only if bias and batch norm leave it so (γ = β = 0 where there is a norm).
     """
@@ -97,10 +99,7 @@ def dead(module: nn.Module, group: Group) -> set[int]:
         part = parts[member.module]
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             normed = True
-            if part.weight is None or part.bias is None:
-                silent[:] = False
-            else:
-                silent &= _to_roots(group, member, part.weight.detach().abs() + part.bias.detach().abs()) == 0
+            silent &= _to_roots(group, member, part.weight.abs() + part.bias.abs()) == 0 if part.affine else False
         elif _per_channel(part, member, lambda w, _: w.abs()) is None:
             silent[:] = unread[:] = False
         elif member.side == "in" and not is_depthwise(part):
@@ -122,9 +121,7 @@ def _zero_filters(parts: Mapping[str, nn.Module], group: Group) -> NDArray[np.bo
     return zero
 
 
-def _by_weight(
-    module: nn.Module, groups: Sequence[Group], value: Callable[[Tensor, Tensor | None], Tensor]
-) -> Scores:
+def _by_weight(module: nn.Module, groups: Sequence[Group], value: Callable[[Tensor, Tensor], Tensor]) -> Scores:
     parts = dict(module.named_modules())
     result = {}
     for group in groups:
@@ -157,7 +154,7 @@ def _to_roots(group: Group, member: Member, per_index: Tensor | None) -> Values:
     """Add up what a channel's local indices score on this member: shape (channels,)."""
     assert per_index is not None
     values = per_index.detach().double().numpy()[member.local]
-    return np.bincount(member.root, weights=values, minlength=group.channels)
+    return np.asarray(np.bincount(member.root, weights=values, minlength=group.channels), np.float64)
 
 
 def _with_gradients(
@@ -166,10 +163,6 @@ def _with_gradients(
     if task is None or not task.splits() or task.name == "synthetic":
         raise UnmetRequirement(f"criterion {criterion!r} needs the gradient of a loss; give --data, or use l1 or l2")
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
-    for batch in _first(task.train_batches(0, seed)):
+    for batch in islice(task.train_batches(0, seed), GRADIENT_BATCHES):
         task.loss(module(batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
     return module, groups
-
-
-def _first(batches: Iterable[object]) -> Iterable[object]:
-    return islice(batches, GRADIENT_BATCHES)

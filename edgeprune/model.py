@@ -1,6 +1,6 @@
 """The two levels of the intermediate representation: a torch module and an ONNX file, each with its spec.
 
-    TorchModel ── export ──> OnnxModel ── emit (backends) ──> Artifact
+TorchModel ── export ──> OnnxModel ── emit (backends) ──> Artifact
 """
 
 from __future__ import annotations
@@ -76,14 +76,17 @@ class Surgery:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a recipe."""
-        return {"kept": {k: [None if side is None else list(side) for side in v] for k, v in self.kept.items()},
-                "dropped": list(self.dropped)}
+        return {
+            "kept": {k: [None if side is None else list(side) for side in v] for k, v in self.kept.items()},
+            "dropped": list(self.dropped),
+        }
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Surgery:
         """Read what ``to_json`` gave."""
-        kept = {k: (None if o is None else tuple(o), None if i is None else tuple(i))
-                for k, (o, i) in raw["kept"].items()}
+        kept = {
+            k: (None if o is None else tuple(o), None if i is None else tuple(i)) for k, (o, i) in raw["kept"].items()
+        }
         return cls(kept, tuple(raw["dropped"]))
 
 
@@ -91,8 +94,8 @@ class Surgery:
 class TorchModel:
     """An eager module with its spec: in eval mode and on the CPU between passes.
 
-    ``inputs`` is one example batch (float32 NCHW, batch 1). ``surgery`` says how the module was cut from the original it
-    descends from; it is empty for the original itself.
+    ``inputs`` is one example batch (float32 NCHW, batch 1). ``surgery`` says how the module was cut from the original
+    it descends from; it is empty for the original itself.
     """
 
     module: nn.Module
@@ -112,7 +115,9 @@ class TorchModel:
         """Run one forward pass; raises BadModel unless it gives one finite tensor with the batch first."""
         for name, tensor in self.module.state_dict().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise BadModel(f"the weights hold NaN or infinity, first in {name!r}; the checkpoint is damaged or diverged")
+                raise BadModel(
+                    f"the weights hold NaN or infinity, first in {name!r}; the checkpoint is damaged or diverged"
+                )
         self.module.eval()
         try:
             with torch.no_grad():
@@ -124,7 +129,9 @@ class TorchModel:
                 f"give its real input shape with --input"
             ) from error
         if not isinstance(output, Tensor) or output.ndim < 1 or output.shape[0] != self.inputs[0].shape[0]:
-            raise BadModel(f"the model must return one tensor with the batch first, but it returned {_describe(output)}")
+            raise BadModel(
+                f"the model must return one tensor with the batch first, but it returned {_describe(output)}"
+            )
         if not torch.isfinite(output).all():
             raise BadModel("the model's output is not finite on its example input")
 
@@ -151,7 +158,9 @@ class TorchModel:
         """Run the module, on whatever device it is, on images (n, C, H, W) without gradients; a ``Predict``."""
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            parts = [self.module(torch.from_numpy(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)]
+            parts = [
+                self.module(torch.from_numpy(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)
+            ]
         result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return result
 
@@ -171,7 +180,9 @@ class OnnxModel:
         try:
             proto = onnx.load(path, load_external_data=False)
         except Exception as error:
-            raise BadModel(f"{path} is not a readable ONNX file ({type(error).__name__}: {first_line(error)})") from error
+            raise BadModel(
+                f"{path} is not a readable ONNX file ({type(error).__name__}: {first_line(error)})"
+            ) from error
         for entry in proto.metadata_props:
             if entry.key == METADATA_KEY:
                 return cls(path, ModelSpec.from_json(entry.value))

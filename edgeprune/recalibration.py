@@ -32,8 +32,8 @@ def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of every batch norm by their plain average over ``batches``, in place.
 
-    Batches are float32 (n, C, H, W), n > 1. Only batch norms are put into training mode (dropout stays off); weights do not
-    change and the module is in eval mode afterwards.
+    Batches are float32 (n, C, H, W), n > 1. Only batch norms are put into training mode (dropout stays off); weights
+    do not change and the module is in eval mode afterwards.
     """
     norms = [part for part in module.modules() if isinstance(part, _Norm) and part.track_running_stats]
     momenta = [norm.momentum for norm in norms]

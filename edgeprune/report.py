@@ -86,7 +86,9 @@ class Candidate(_Data):
     macs: float | None = None
     parameters: int | None = None
     size_bytes: int | None = None
-    precisions: dict[str, int] = Field(default_factory=dict, description="convolution count by precision that really runs")
+    precisions: dict[str, int] = Field(
+        default_factory=dict, description="convolution count by precision that really runs"
+    )
     measurement: Measurement = Measurement(source="unavailable")
     held_floor: bool | None = None
     chosen: bool = False
@@ -191,7 +193,9 @@ class Report(_Data):
     steps: list[StepRecord]
     search: Search | None
     plan: list[GroupRow]
-    learning: list[dict[str, Any]] = Field(default_factory=list, description="fine-tune epochs: candidate, epoch, loss, score")
+    learning: list[dict[str, Any]] = Field(
+        default_factory=list, description="fine-tune epochs: candidate, epoch, loss, score"
+    )
     artifacts: list[ArtifactRow]
     environment: dict[str, Any]
     notes: list[str] = Field(default_factory=list)

@@ -1,9 +1,12 @@
-"""Plan to smaller module: plain slicing by resolved indices. Neither torch-pruning nor a search is needed to replay it."""
+"""Plan to smaller module: plain slicing by resolved indices. Neither torch-pruning nor a search is needed to replay
+it.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +40,10 @@ def sides(module: nn.Module) -> tuple[int, int] | None:
 
 def is_depthwise(module: nn.Module) -> bool:
     """Return whether a convolution's outputs and inputs are one and the same channels."""
-    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < module.groups == module.out_channels == module.in_channels
+    return (
+        isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        and 1 < module.groups == module.out_channels == module.in_channels
+    )
 
 
 def apply(model: TorchModel, groups: Sequence[Group], plan: Plan) -> TorchModel:
@@ -159,7 +165,8 @@ def _slice_grouped(module: nn.Module, out: Indices | None, inp: Indices | None) 
     _put(module, "weight", torch.cat(parts))
     if isinstance(bias, Tensor) and out is not None:
         _put(module, "bias", bias[list(out)])
-    module.out_channels, module.in_channels = sum(map(len, out_runs)), sum(map(len, in_runs))  # type: ignore[assignment]
+    shape: Any = module
+    shape.out_channels, shape.in_channels = sum(map(len, out_runs)), sum(map(len, in_runs))
 
 
 def _runs(indices: Iterable[int], total: int, runs: int) -> list[list[int]]:

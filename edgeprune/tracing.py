@@ -1,8 +1,9 @@
 """Module to groups: DepGraph through torch-pruning, then a trial cut of every group before anyone may rely on it.
 
-torch-pruning certifies groups that crash when cut (zero-padded shortcuts, splits it cannot index), so a group counts as prunable
-only if a cut of one step runs and gives what the uncut model gives with those channels masked. The trial runs on a copy
-with random weights: the property is one of the structure, and a trained net's dead or saturated channels could hide a wrong index.
+torch-pruning certifies groups that crash when cut (zero-padded shortcuts, splits it cannot index), so a group counts
+as prunable only if a cut of one step runs and gives what the uncut model gives with those channels masked. The trial
+runs on a copy with random weights: the property is one of the structure, and a trained net's dead or saturated
+channels could hide a wrong index.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from edgeprune.model import TorchModel, first_line
 from edgeprune.surgery import cut, is_depthwise, resolve, sides
 
 TOLERANCE = 1e-4
-"""Largest |difference| of a trial cut from the masked original, in standard deviations of the output (float32 sums reorder)."""
+"""Largest |difference| of a trial cut from the masked original, in standard deviations of the output (float32 sums
+reorder).
+"""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class _Call:
 def trace(model: TorchModel, multiples: Sequence[int] = (1,)) -> CostModel:
     """Return the model's groups, in forward order, with their cost algebra.
 
-    ``multiples`` are the channel multiples the target's precisions like. Groups that cannot be cut are listed with the reason in ``locked`` and a ladder of one rung. The model is not changed.
-    Raises BadModel when the dependency graph cannot be built.
+    ``multiples`` are the channel multiples the target's precisions like. Groups that cannot be cut are listed with
+    the reason in ``locked`` and a ladder of one rung. The model is not changed. Raises BadModel when the dependency
+    graph cannot be built.
     """
     trial = _randomised(model)
     calls = _observe(trial, model.inputs)
@@ -137,7 +141,7 @@ def _row(graph: object, group: Sequence[object], names: dict[nn.Module, str], sh
         if isinstance(part, nn.Parameter):
             locked = locked or "couples to a bare nn.Parameter, which is not sliced"
             continue
-        if name is None or not list(part.parameters(recurse=False)) and sides(part) is None:
+        if name is None or (not list(part.parameters(recurse=False)) and sides(part) is None):
             continue  # an elementwise, concat or reshape node: it carries no parameters
         if sides(part) is None:
             locked = locked or f"{name} ({type(part).__name__}) cannot be sliced"
@@ -145,15 +149,18 @@ def _row(graph: object, group: Sequence[object], names: dict[nn.Module, str], sh
         if name in shared:
             locked = locked or f"{name} shares its parameters with {shared[name]}"
         outward = graph.is_out_channel_pruning_fn(item.dep.handler)  # type: ignore[attr-defined]
-        local, root = np.asarray(item.idxs, np.int64), np.asarray(item.root_idxs, np.int64)  # type: ignore[attr-defined]
-        if not np.array_equal(np.bincount(root, minlength=channels), np.full(channels, len(root) // channels)):
+        local = np.asarray(item.idxs, np.int64)  # type: ignore[attr-defined]
+        root = np.asarray(item.root_idxs, np.int64)  # type: ignore[attr-defined]
+        if len(set(np.bincount(root, minlength=channels).tolist())) != 1:
             locked = locked or f"its channels own different numbers of indices in {name}"
         members.append(Member(name, "out" if outward else "in", local, root))
         if not is_depthwise(part):
             segments = math.lcm(segments, int(getattr(part, "groups", 1)))
     if channels % segments:
         locked = locked or f"{channels} channels do not divide into {segments} convolution groups"
-    return Group(members[0].module, channels, tuple(members), segments=segments if channels % segments == 0 else 1, locked=locked)
+    return Group(
+        members[0].module, channels, tuple(members), segments=segments if channels % segments == 0 else 1, locked=locked
+    )
 
 
 def _shared_parameters(module: nn.Module) -> dict[str, str]:
@@ -186,7 +193,9 @@ def _try(module: nn.Module, inputs: tuple[Tensor, ...], group: Group) -> str:
         return "its channels are the model's outputs"
     difference = float((found - wanted).abs().max() / wanted.std().clamp_min(1e-12))
     if not difference <= TOLERANCE:
-        return "a trial cut changes what the kept channels compute (their positions are tied by more than the graph shows)"
+        return (
+            "a trial cut changes what the kept channels compute (their positions are tied by more than the graph shows)"
+        )
     return ""
 
 
@@ -246,7 +255,9 @@ def _droppable(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[str]:
 
 
 def _with_blocks(groups: list[Group], blocks: list[str], order: dict[str, int]) -> list[Group]:
-    """Let the first group that lives inside a droppable block offer to drop it; a block with none gets a row of its own."""
+    """Let the first group that lives inside a droppable block offer to drop it; a block with none gets a row of its
+    own.
+    """
     placed = []
     offered = set()
     for group in groups:
@@ -261,7 +272,8 @@ def _with_blocks(groups: list[Group], blocks: list[str], order: dict[str, int]) 
 
 
 def _ops(module: nn.Module, calls: dict[str, _Call]) -> list[Op]:
-    ops, seen = [], set()
+    ops: list[Op] = []
+    seen: set[int] = set()
     for name, part in module.named_modules():
         own = [p for p in part.parameters(recurse=False) if id(p) not in seen]
         seen.update(id(p) for p in own)
@@ -284,5 +296,13 @@ def _op(name: str, part: nn.Module, call: _Call | None, count: int) -> Op:
     shape = {"kernel": float(getattr(part, "kernel_size", (1,))[0]), "stride": float(getattr(part, "stride", (1,))[0])}
     if call and call.returned is not None and call.returned.ndim == 4:
         shape |= {"height": float(call.returned.shape[2]), "width": float(call.returned.shape[3])}
-    return Op(name, size[0], None if is_depthwise(part) else size[1], positions, float(kernel),
-              int(getattr(part, "groups", 1)), per_channel=0.0 if bias is None else 1.0, shape=shape)
+    return Op(
+        name,
+        size[0],
+        None if is_depthwise(part) else size[1],
+        positions,
+        float(kernel),
+        int(getattr(part, "groups", 1)),
+        per_channel=0.0 if bias is None else 1.0,
+        shape=shape,
+    )

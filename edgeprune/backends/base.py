@@ -48,7 +48,9 @@ class Backend(ABC):
 
     @abstractmethod
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
-        """Write the artifact for ``board`` into ``directory`` and return it. Raises BadModel if the runtime refuses it."""
+        """Write the artifact for ``board`` into ``directory`` and return it. Raises BadModel if the runtime refuses
+        it.
+        """
 
     @abstractmethod
     def open(self, artifact: Artifact, threads: int) -> AbstractContextManager[Runner]:

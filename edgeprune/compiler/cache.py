@@ -1,7 +1,9 @@
-"""What survives an interruption: folders named by the hash of everything their content depends on, and fsynced journals.
+"""What survives an interruption: folders named by the hash of everything their content depends on, and fsynced
+journals.
 
-A wrong hit is the worst bug a cache can have, so a key covers the whole package's source, the user's files, graph, weights, data
-content, options, board, thread counts and library versions. Whatever is not in the key must not change the content.
+A wrong hit is the worst bug a cache can have, so a key covers the whole package's source, the user's files, graph,
+weights, data content, options, board, thread counts and library versions. Whatever is not in the key must not change
+the content.
 """
 
 from __future__ import annotations
@@ -23,8 +25,20 @@ import platformdirs
 from edgeprune.errors import Lacking
 from edgeprune.files import mending, write_atomic
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "stable-baselines3", "sb3-contrib",
-            "gymnasium", "scipy", "torchvision", "timm")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "torch-pruning",
+    "stable-baselines3",
+    "sb3-contrib",
+    "gymnasium",
+    "scipy",
+    "torchvision",
+    "timm",
+)
 
 
 def root() -> Path:
@@ -46,7 +60,9 @@ def source_digest() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of every library that decides what a build computes; absent ones are left out."""
+    """Return the versions of Python and of every library that decides what a build computes; absent ones are left
+    out.
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -88,8 +104,9 @@ def finished(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / "done.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
-    intact = all((folder / name).is_file() and (folder / name).stat().st_size == size
-                 for name, size in record["files"].items())
+    intact = all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in record["files"].items()
+    )
     return record if intact else None
 
 

@@ -57,10 +57,11 @@ def compile(
 ) -> Build:
     """Compile a model; the command line's options by the same names, plus instances in place of names.
 
-    ``model`` is an eager module, a TorchModel, or a path; ``task`` a Task instance or what ``--task`` takes; ``agent`` an Agent instance or
-    a name. ``passes`` replaces the default pipeline: a sequence from TorchModel to OnnxModel, run as it is. ``options`` are the
-    other fields of ``Request`` (``data``, ``arch``, ``target``, ``evaluations``, ``epochs``, ``seed``, ``threads``, ``out`` …). Ceilings are written as
-    on the command line (``"12ms"``, ``"0.5x"``). Raises EdgepruneError subclasses; see edgeprune.errors.
+    ``model`` is an eager module, a TorchModel, or a path; ``task`` a Task instance or what ``--task`` takes;
+    ``agent`` an Agent instance or a name. ``passes`` replaces the default pipeline: a sequence from TorchModel to
+    OnnxModel, run as it is. ``options`` are the other fields of ``Request`` (``data``, ``arch``, ``target``,
+    ``evaluations``, ``epochs``, ``seed``, ``threads``, ``out`` …). Ceilings are written as on the command line
+    (``"12ms"``, ``"0.5x"``). Raises EdgepruneError subclasses; see edgeprune.errors.
     """
     ceilings = {"latency": max_latency, "size": max_size, "macs": max_macs, "parameters": max_parameters}
     limits = {f"max_{q}": Limit.parse(q, text) for q, text in ceilings.items() if text is not None}
@@ -77,7 +78,8 @@ def compile(
         **{**options, **paths},
     )
     return _compile(
-        request, progress or Silent(),
+        request,
+        progress or Silent(),
         module=None if isinstance(model, str | Path) else model,
         task=None if isinstance(task, str) else task,
         agent=None if isinstance(agent, str) else agent,
@@ -90,8 +92,14 @@ def compile_request(request: Request, progress: Progress) -> Build:
     return _compile(request, progress)
 
 
-def _compile(request: Request, progress: Progress, module: nn.Module | TorchModel | None = None, task: Task | None = None,
-             agent: Agent | None = None, passes: tuple[AnyPass, ...] | None = None) -> Build:
+def _compile(
+    request: Request,
+    progress: Progress,
+    module: nn.Module | TorchModel | None = None,
+    task: Task | None = None,
+    agent: Agent | None = None,
+    passes: tuple[AnyPass, ...] | None = None,
+) -> Build:
     require_writable(request.out)
     with _one_thread():
         if request.recipe is not None:
@@ -101,7 +109,7 @@ def _compile(request: Request, progress: Progress, module: nn.Module | TorchMode
         opened = open_request(request, module, task)
         for note in opened.notes:
             progress.note(note)
-        workshop = Workshop(opened.original, opened.task, _means(request, progress))
+        workshop = Workshop(opened.original, opened.task, _means(request, opened, progress))
         if recipe is not None:
             replay.check(recipe, opened)
             outcome = _as_given(workshop, replay.passes(recipe))
@@ -127,8 +135,15 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
     multiples = tuple(boards.load(request.target).channel_multiples.values())
     free = sum(len(g.options()) > 1 for g in trace(opened.original, multiples).groups)
     return toolbox(
-        request.settings, agent=agent or request.agent, evaluations=request.evaluations, epochs=request.epochs,
-        effort=request.effort, precision=request.precision, data=opened.has_data, free_groups=free)
+        request.settings,
+        agent=agent or request.agent,
+        evaluations=request.evaluations,
+        epochs=request.epochs,
+        effort=request.effort,
+        precision=request.precision,
+        data=opened.has_data,
+        free_groups=free,
+    )
 
 
 def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:
@@ -143,13 +158,16 @@ def _only(outcome: Outcome) -> Choice:
     return Choice(outcome.candidates["result"], {name: "" for name in outcome.candidates})
 
 
-def _means(request: Request, progress: Progress) -> Means:
+def _means(request: Request, opened: Opened, progress: Progress) -> Means:
+    """Return the means of this build; without data there is no floor to hold."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if request.device == "cuda" and not torch.cuda.is_available():
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return Means(boards.load(request.target), request.budget, request.seed, request.cost, request.threads, cores, cores, device,
-                 progress)
+    budget = request.budget if opened.has_data else dataclasses.replace(request.budget, max_accuracy_drop=None)
+    return Means(
+        boards.load(request.target), budget, request.seed, request.cost, request.threads, cores, cores, device, progress
+    )
 
 
 @contextmanager

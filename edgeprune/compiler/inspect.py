@@ -34,8 +34,15 @@ def inspect_model(request: Request, progress: Progress) -> Inspection:
     progress.note("tracing the dependency graph, one trial cut a group")
     cost = trace(opened.original, tuple(boards.load(request.target).channel_multiples.values()))
     rows = tuple(
-        GroupRow(group=g.name, channels=g.channels, kept=g.channels, ladder=g.ladder, macs_share=cost.share_of(i)["macs"],
-                 dropped_block=g.block, reason=g.locked)
+        GroupRow(
+            group=g.name,
+            channels=g.channels,
+            kept=g.channels,
+            ladder=g.ladder,
+            macs_share=cost.share_of(i)["macs"],
+            dropped_block=g.block,
+            reason=g.locked,
+        )
         for i, g in enumerate(cost.groups)
     )
     smallest = tuple(DROP if g.block else g.ladder[-1] for g in cost.groups)

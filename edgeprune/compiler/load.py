@@ -18,9 +18,10 @@ from edgeprune.model import ModelSpec, Surgery, TorchModel, file_digest
 def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
     """Return the module of a build: cut, fine-tuned, float32, in eval mode.
 
-    The architecture comes from the recipe. One that lives in a user's file must be repeated as ``arch="file.py:factory"`` and match
-    the recorded hash; one that was given as a module in memory must be given again as ``module`` (it is copied). Raises BadBuild
-    when the folder is not an intact build, BadOption when the architecture must be named.
+    The architecture comes from the recipe. One that lives in a user's file must be repeated as
+    ``arch="file.py:factory"`` and match the recorded hash; one that was given as a module in memory must be given
+    again as ``module`` (it is copied). Raises BadBuild when the folder is not an intact build, BadOption when the
+    architecture must be named.
     """
     folder = Path(directory)
     manifest, recipe = read_manifest(folder), replay.read(folder)

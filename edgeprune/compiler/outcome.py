@@ -42,8 +42,9 @@ class Choice:
 def choose(workshop: Workshop, outcome: Outcome) -> Choice:
     """Return the fastest candidate that holds the floor and every ceiling; of near equals, the least changed one.
 
-    Judged on the search split and on a recorded measurement of this build, so that a resumed build chooses the same. Where no
-    candidate holds everything, the one that breaks the fewest limits and then loses the least accuracy is the best found.
+    Judged on the search split and on a recorded measurement of this build, so that a resumed build chooses the same.
+    Where no candidate holds everything, the one that breaks the fewest limits and then loses the least accuracy is
+    the best found.
     """
     remarks = {}
     broken: dict[str, list[str]] = {}
@@ -57,6 +58,7 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
         remarks[name] = "breaks " + ", ".join(broken[name]) if broken[name] else ""
     eligible = [name for name in broken if not broken[name]]
     if not eligible:
+
         def distance(name: str) -> tuple[int, float]:
             return len(broken[name]), _drop(workshop, outcome.candidates[name])
 
@@ -66,7 +68,9 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
     best = next(name for name in ORDER if name in eligible and speed[name] <= fastest * GAIN)
     for name in eligible:
         if name != best:
-            remarks[name] = f"holds everything, at {speed[name] / speed[best]:.2f}x of the chosen one's " + _unit(workshop)
+            remarks[name] = f"holds everything, at {speed[name] / speed[best]:.2f}x of the chosen one's " + _unit(
+                workshop
+            )
     return Choice(outcome.candidates[best], {**remarks, best: "chosen: the fastest that holds everything"})
 
 
@@ -75,7 +79,9 @@ def _unit(workshop: Workshop) -> str:
 
 
 def _speed(workshop: Workshop, candidate: Finished) -> float:
-    """Return what candidates are ranked by: the measured ratio to the original, or MACs and then bytes as shares of it."""
+    """Return what candidates are ranked by: the measured ratio to the original, or MACs and then bytes as shares of
+    it.
+    """
     if workshop.means.cost != "measured":
         source = workshop.source
         return candidate.macs / source.macs + 1e-3 * candidate.size_bytes / source.size_bytes
@@ -89,8 +95,11 @@ def _broken(workshop: Workshop, candidate: Finished) -> list[str]:
     if workshop.holds(candidate) is False:
         broken.append(f"the accuracy floor ({100 * _drop(workshop, candidate):+.2f} points on the search split)")
     source = workshop.source
-    pairs = {"size": (candidate.size_bytes, source.size_bytes), "macs": (candidate.macs, source.macs),
-             "parameters": (candidate.parameters, source.parameters)}
+    pairs = {
+        "size": (candidate.size_bytes, source.size_bytes),
+        "macs": (candidate.macs, source.macs),
+        "parameters": (candidate.parameters, source.parameters),
+    }
     for quantity, limit in workshop.means.budget.ceilings().items():
         if quantity == "latency":
             if candidate.name == "original":
@@ -112,8 +121,9 @@ def _drop(workshop: Workshop, candidate: Finished) -> float:
     return workshop.source.score.drop_to(candidate.score)[0]
 
 
-def conclude(workshop: Workshop, opened: Opened, outcome: Outcome, choice: Choice, tools: Toolbox | None,
-             request: Request) -> Report:
+def conclude(
+    workshop: Workshop, opened: Opened, outcome: Outcome, choice: Choice, tools: Toolbox | None, request: Request
+) -> Report:
     """Time every candidate anew, score original and result on the test split, and judge the budget.
 
     Artifacts are filled in when they are written.
@@ -123,36 +133,54 @@ def conclude(workshop: Workshop, opened: Opened, outcome: Outcome, choice: Choic
     workshop.means.progress.note("measuring the finished artifacts, interleaved")
     measured = workshop.measure(timed)
     for name in ("original", chosen.name):
-        measured = {**measured, name: measured[name].model_copy(
-            update={"peak_memory_bytes": workshop.peak_memory(timed[name])})}
+        measured = {
+            **measured,
+            name: measured[name].model_copy(update={"peak_memory_bytes": workshop.peak_memory(timed[name])}),
+        }
     truth = workshop.score(workshop.source.model, "test") if opened.has_data else workshop.source.score
     found = workshop.score(chosen.model, "test") if opened.has_data else chosen.score
     split: Literal["search", "test"] = "test" if opened.has_data else "search"
-    checks = _checks(workshop, chosen, measured, truth, found, opened)
+    checks = _checks(workshop, chosen, measured, truth, found, request)
     word = verdict(checks, request.require_measured)
     bases = {c.basis for c in checks if c.held is not None}
-    basis: Basis = next((b for b in ("estimated", "measured", "exact") if b in bases), "unchecked")  # type: ignore[assignment]
+    basis: Basis = next((b for b in ("estimated", "measured", "exact") if b in bases), "unchecked")
     candidates = [
         workshop.describe(c, measured[c.name], chosen=c.name == chosen.name, note=choice.remarks.get(c.name, ""))
         for c in outcome.candidates.values()
     ]
     notes = [*opened.notes, *outcome.notes, *_noise(measured)]
     return Report(
-        verdict=word, basis=basis, budget=[_check_row(c) for c in checks], target=_target(workshop),
+        verdict=word,
+        basis=basis,
+        budget=[_check_row(c) for c in checks],
+        target=_target(workshop),
         splits=[SplitRow(name=s.name, n=s.n, origin=s.origin) for s in opened.task.splits()],
         baseline=workshop.describe(workshop.source, measured["original"], truth, truth, split),
         result=workshop.describe(chosen, measured[chosen.name], found, truth, split, chosen=True),
-        candidates=candidates, probes=[workshop.describe(p) for p in outcome.probes], steps=workshop.steps,
-        search=_search(outcome, choice, tools), plan=_plan(chosen), learning=_learning(outcome), artifacts=[],
-        environment=_environment(workshop), notes=notes)
+        candidates=candidates,
+        probes=[workshop.describe(p) for p in outcome.probes],
+        steps=workshop.steps,
+        search=_search(outcome, choice, tools),
+        plan=_plan(chosen),
+        learning=_learning(outcome),
+        artifacts=[],
+        environment=_environment(workshop),
+        notes=notes,
+    )
 
 
-def _checks(workshop: Workshop, chosen: Finished, measured: Mapping[str, Measurement], truth: Score | None, found: Score | None,
-            opened: Opened) -> list[Check]:
-    budget, source = workshop.means.budget, workshop.source
+def _checks(
+    workshop: Workshop,
+    chosen: Finished,
+    measured: Mapping[str, Measurement],
+    truth: Score | None,
+    found: Score | None,
+    request: Request,
+) -> list[Check]:
+    budget, source = request.budget, workshop.source
     checks = []
     if budget.max_accuracy_drop is not None:
-        judged = opened.has_data and truth is not None and found is not None
+        judged = workshop.means.budget.max_accuracy_drop is not None and truth is not None and found is not None
         drop = truth.drop_to(found)[0] if judged and truth and found else None
         checks.append(Check("accuracy-drop", budget.max_accuracy_drop, drop, "measured" if judged else "unchecked"))
     before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
@@ -160,7 +188,8 @@ def _checks(workshop: Workshop, chosen: Finished, measured: Mapping[str, Measure
         "latency": (after.p50 if after else None, before.p50 if before else math.nan, "measured"),
         "size": (chosen.size_bytes, source.size_bytes, "exact"),
         "macs": (chosen.macs, source.macs, "exact"),
-        "parameters": (chosen.parameters, source.parameters, "exact")}
+        "parameters": (chosen.parameters, source.parameters, "exact"),
+    }
     for quantity, limit in budget.ceilings().items():
         value, original, basis = known[quantity]
         checks.append(Check(quantity, limit.resolve(original), value, basis if value is not None else "unchecked"))
@@ -185,12 +214,16 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None) -> Search |
     shown = choice.finished if choice.finished.fact("sparsify", "agent") else list(unique)[-1]
     best, start = shown.fact("sparsify", "best"), shown.fact("sparsify", "warm_start")
     return Search(
-        agent=shown.fact("sparsify", "agent"), evaluations=len(asked),
-        resumed=sum(c.fact("sparsify", "resumed") or 0 for c in unique), best=best, warm_start=start,
+        agent=shown.fact("sparsify", "agent"),
+        evaluations=len(asked),
+        resumed=sum(c.fact("sparsify", "resumed") or 0 for c in unique),
+        best=best,
+        warm_start=start,
         gain_over_warm_start=None if best is None or start is None else best - start,
         agent_overhead=shown.fact("sparsify", "agent_overhead"),
         searchers=[SearcherRow.model_validate(r) for c in unique for r in c.fact("sparsify", "searchers") or ()],
-        history=[Evaluation.model_validate(r) for c in unique for r in c.fact("sparsify", "history") or ()])
+        history=[Evaluation.model_validate(r) for c in unique for r in c.fact("sparsify", "history") or ()],
+    )
 
 
 def _plan(chosen: Finished) -> list[GroupRow]:
@@ -212,6 +245,12 @@ def _target(workshop: Workshop) -> dict[str, Any]:
 
 def _environment(workshop: Workshop) -> dict[str, Any]:
     means = workshop.means
-    return {"versions": versions(), "seed": means.seed, "cost": means.cost, "threads": means.threads,
-            "train_threads": means.train_threads, "workers": means.workers, "device": means.device}
-
+    return {
+        "versions": versions(),
+        "seed": means.seed,
+        "cost": means.cost,
+        "threads": means.threads,
+        "train_threads": means.train_threads,
+        "workers": means.workers,
+        "device": means.device,
+    }

@@ -36,14 +36,19 @@ class Pipeline:
         for before, after in zip(self.passes, self.passes[1:], strict=False):
             if not issubclass(before.gives, after.takes):
                 raise BadOption(
-                    f"pass {after.name!r} takes a {after.takes.__name__}, but {before.name!r} before it gives a {before.gives.__name__}"
+                    f"pass {after.name!r} takes a {after.takes.__name__}, "
+                    f"but {before.name!r} before it gives a {before.gives.__name__}"
                 )
 
-    def run(self, model: Model, ctx: Context, store: Store, base: str, candidate: str) -> tuple[Model, tuple[StepRecord, ...]]:
-        """Run every pass on a clone of the model, take what the store already has, and return the result with the records.
+    def run(
+        self, model: Model, ctx: Context, store: Store, base: str, candidate: str
+    ) -> tuple[Model, tuple[StepRecord, ...]]:
+        """Run every pass on a clone of the model, take what the store already has, and return the result with the
+        records.
 
-        ``base`` is the key of ``model`` and of all of ``ctx`` that a pass may read. A pass's key is the hash of the key before it and of its
-        own options; its folder is its workspace. An error names the pass and those that ran before it.
+        ``base`` is the key of ``model`` and of all of ``ctx`` that a pass may read. A pass's key is the hash of the
+        key before it and of its own options; its folder is its workspace. An error names the pass and those that ran
+        before it.
         """
         steps: list[StepRecord] = []
         name = base
@@ -60,7 +65,9 @@ class Pipeline:
 
 
 def describe(one: AnyPass) -> dict[str, Any]:
-    """Return a pass's options as plain data: its recipe line. A nested dataclass (an agent) is named and described too."""
+    """Return a pass's options as plain data: its recipe line. A nested dataclass (an agent) is named and described
+    too.
+    """
     return {f.name: _plain(getattr(one, f.name)) for f in dataclasses.fields(one)}
 
 
@@ -84,22 +91,26 @@ def _run(one: AnyPass, model: Model, ctx: Context, store: Store, name: str, cand
         inner = dataclasses.replace(ctx, workspace=folder, record=facts.__setitem__)
         one.requires(model, inner)
         result = one.run(model.clone(), inner)
-        _verify(one, result)
+        if not isinstance(result, one.gives) or not isinstance(result, TorchModel | OnnxModel):
+            raise BadModel(f"pass {one.name!r} promised a {one.gives.__name__} and gave a {type(result).__name__}")
+        result.verify()
         plain = to_jsonable_python(facts)
         seconds = time.perf_counter() - started
         _save(folder, result, plain, seconds)
         return _load(folder, {"facts": plain}, ctx.original), _step(one, candidate, seconds, False, plain)
 
 
-def _verify(one: AnyPass, result: Any) -> None:
-    if not isinstance(result, one.gives):
-        raise BadModel(f"pass {one.name!r} promised a {one.gives.__name__} and gave a {type(result).__name__}")
-    result.verify()
-
-
 def _step(one: AnyPass, candidate: str, seconds: float, cached: bool, facts: Mapping[str, Any]) -> StepRecord:
-    return StepRecord.model_validate({"pass": one.name, "options": describe(one), "candidate": candidate, "seconds": seconds,
-                                      "cached": cached, "facts": dict(facts)})
+    return StepRecord.model_validate(
+        {
+            "pass": one.name,
+            "options": describe(one),
+            "candidate": candidate,
+            "seconds": seconds,
+            "cached": cached,
+            "facts": dict(facts),
+        }
+    )
 
 
 def _save(folder: Path, result: Model, facts: dict[str, Any], seconds: float) -> None:

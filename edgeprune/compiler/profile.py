@@ -19,7 +19,9 @@ from edgeprune.report import Candidate
 __all__ = ["LayerTime", "profile_artifact"]
 
 
-def profile_artifact(path: Path, target: str, threads: int, progress: Progress) -> tuple[Candidate, tuple[LayerTime, ...]]:
+def profile_artifact(
+    path: Path, target: str, threads: int, progress: Progress
+) -> tuple[Candidate, tuple[LayerTime, ...]]:
     """Time an ONNX file, or the one in a build's folder, on ``target``.
 
     Returns the whole (percentiles, peak memory, convolutions by precision) and the layers in execution order.
@@ -32,16 +34,27 @@ def profile_artifact(path: Path, target: str, threads: int, progress: Progress) 
     model = OnnxModel.read(path)
     model.verify()
     backend: Backend = find.find("backends", board.backend)()
-    artifact: Artifact = backend.emit(model, board, path.parent) if path.name == "model.onnx" else _aside(backend, model, board)
+    artifact: Artifact = (
+        backend.emit(model, board, path.parent) if path.name == "model.onnx" else _aside(backend, model, board)
+    )
     progress.note(f"timing {path} with {threads} thread{'s' * (threads > 1)}")
-    conditions = {"runtime": backend.name, "version": versions().get(backend.name), "processor": board.detected.get("cpu")}
+    conditions = {
+        "runtime": backend.name,
+        "version": versions().get(backend.name),
+        "processor": board.detected.get("cpu"),
+    }
     with backend.open(artifact, threads) as runner:
         image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
-        measured = interleave({"artifact": lambda: runner({"input": image})}, threads, conditions=conditions)["artifact"]
+        measured = interleave({"artifact": lambda: runner({"input": image})}, threads, conditions=conditions)[
+            "artifact"
+        ]
     memory = backend.peak_memory_bytes(artifact, threads)
     whole = Candidate(
-        name=str(path), size_bytes=artifact.size_bytes(), precisions=dict(artifact.precisions),
-        measurement=measured.model_copy(update={"peak_memory_bytes": memory, "ratio": None, "ratio_interval": None}))
+        name=str(path),
+        size_bytes=artifact.size_bytes(),
+        precisions=dict(artifact.precisions),
+        measurement=measured.model_copy(update={"peak_memory_bytes": memory, "ratio": None, "ratio_interval": None}),
+    )
     return whole, backend.layer_times(artifact, threads)
 
 

@@ -14,7 +14,9 @@ from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 
 @dataclass(frozen=True)
 class Recut(Pass[TorchModel, TorchModel]):
-    """Slice by resolved indices (the JSON of a Surgery), then re-estimate batch norms as sparsify does after its search."""
+    """Slice by resolved indices (the JSON of a Surgery), then re-estimate batch norms as sparsify does after its
+    search.
+    """
 
     name: ClassVar[str] = "recut"
     takes: ClassVar[type] = TorchModel

@@ -1,4 +1,6 @@
-"""--recipe DIR: build again what a recipe decided, with no search and no clock, and say whether the bytes are the same."""
+"""--recipe DIR: build again what a recipe decided, with no search and no clock, and say whether the bytes are the
+same.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ def read(directory: Path) -> Recipe:
 def adopt(request: Request) -> tuple[Request, Recipe]:
     """Return the recorded request, completed by what was given again, and the recipe.
 
-    Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be. Everything else
-    comes from the recipe. Raises BadBuild, and BadOption when a file's code would run without being named.
+    Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be.
+    Everything else comes from the recipe. Raises BadBuild, and BadOption when a file's code would run without being
+    named.
     """
     assert request.recipe is not None
     recipe = read(request.recipe)
@@ -57,7 +60,9 @@ def adopt(request: Request) -> tuple[Request, Recipe]:
         raise BadOption("this recipe was made from a module in memory; replay it from Python with the same module")
     for option, then, now in (("--arch", recorded.arch, request.arch), ("--task", recorded.task, request.task)):
         if then and ".py:" in then and now != then:
-            raise BadOption(f"this recipe runs the code of {then}; if you trust it, repeat it on the command line: {option} {then}")
+            raise BadOption(
+                f"this recipe runs the code of {then}; if you trust it, repeat it on the command line: {option} {then}"
+            )
     if recorded.trust_pickle and not request.trust_pickle:
         raise BadOption("this recipe unpickles its model file; if you trust that file, repeat --trust-pickle")
     again = {name: getattr(request, name) for name in ("model", "arch", "data") if getattr(request, name) is not None}
@@ -70,7 +75,9 @@ def check(recipe: Recipe, opened: Opened) -> None:
     now = {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}
     for role, digest in now.items():
         if then.get(role) not in (digest, None):
-            raise BadBuild(f"the {role} is not the one this recipe was made from (sha256 {digest[:12]}…, not {then[role][:12]}…)")
+            raise BadBuild(
+                f"the {role} is not the one this recipe was made from (sha256 {digest[:12]}…, not {then[role][:12]}…)"
+            )
 
 
 def passes(recipe: Recipe) -> tuple[AnyPass, ...]:
@@ -81,7 +88,9 @@ def passes(recipe: Recipe) -> tuple[AnyPass, ...]:
             cls = Recut if entry["pass"] == "recut" else find.find("passes", entry["pass"])
             found.append(TypeAdapter(cls).validate_python(entry["options"]))
         except (ValidationError, KeyError, TypeError, BadOption) as error:
-            raise BadBuild(f"the recipe's pass {entry.get('pass')!r} cannot be replayed: {first_line(error)}") from error
+            raise BadBuild(
+                f"the recipe's pass {entry.get('pass')!r} cannot be replayed: {first_line(error)}"
+            ) from error
     return tuple(found)
 
 
@@ -95,7 +104,8 @@ def compare(recipe: Recipe, workshop: Workshop, choice: Choice, report: Report) 
         line = f"the replay's model.onnx differs ({found[:12]}…, not {expected[:12]}…); {_why(recipe, workshop)}"
         recorded = Path(recipe["directory"]) / "model.onnx"
         if recorded.is_file():
-            line += f"; largest output difference {_difference(choice.finished.model, OnnxModel.read(recorded), workshop):.2g}"
+            off = _difference(choice.finished.model, OnnxModel.read(recorded), workshop)
+            line += f"; largest output difference {off:.2g}"
         score = recipe["expect"].get("score")
         if score is not None and choice.finished.score is not None:
             line += f"; search score {choice.finished.score.value:.4f}, recorded {score:.4f}"
@@ -115,4 +125,3 @@ def _why(recipe: Recipe, workshop: Workshop) -> str:
     if recipe.get("versions") != versions():
         return "it was recorded with other library versions"
     return "processor and versions are the same: please report this"
-

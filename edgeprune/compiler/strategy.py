@@ -1,4 +1,6 @@
-"""Which candidates to finish: with a floor alone, bisect how much to cut; with ceilings, the most accurate build below them."""
+"""Which candidates to finish: with a floor alone, bisect how much to cut; with ceilings, the most accurate build
+below them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class Outcome:
 
 
 class Strategy:
-    """One build's decisions. Everything is judged as a finished artifact: exported, at its final precision, on the target."""
+    """One build's decisions. Everything is judged as a finished artifact: exported, at its final precision, on the
+    target.
+    """
 
     def __init__(self, workshop: Workshop, tools: Toolbox) -> None:
         self.workshop, self.tools = workshop, tools
@@ -46,16 +50,22 @@ class Strategy:
         self._measured: dict[str, Measurement] = {}
 
     def run(self) -> Outcome:
-        """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of reach."""
+        """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
+        reach.
+        """
         quantized = self.workshop.finish("quantized-only", [self.tools.export, self.tools.quantize])
         self.outcome.candidates["quantized-only"] = quantized
         cost = trace(self.workshop.original, tuple(self.workshop.means.board.channel_multiples.values()))
         ceilings = self._ceilings()
         if not any(len(g.options()) > 1 for g in cost.groups):
             if self._fits(quantized):
-                self.outcome.notes.append("nothing of this model can be pruned; `edgeprune inspect` says why for every group")
+                self.outcome.notes.append(
+                    "nothing of this model can be pruned; `edgeprune inspect` says why for every group"
+                )
                 return self.outcome
-            raise UnmetRequirement("no group of this model can be pruned; `edgeprune inspect` says why for each of them")
+            raise UnmetRequirement(
+                "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
+            )
         limits = {q: limit for q, limit in ceilings.items() if q in ("macs", "parameters")}
         if limits:
             Space(cost, limits)  # raises Infeasible, naming the reachable range
@@ -66,7 +76,8 @@ class Strategy:
             self._finish_pair(best)
         return self.outcome
 
-    # --- with a floor alone -----------------------------------------------------------------------------------------------
+    # --- with a floor alone
+    # -----------------------------------------------------------------------------------------------
 
     def _above_floor(self, cost: CostModel) -> Finished | None:
         """Return the deepest cut that holds the floor, by bisection over the cost target; None if none does."""
@@ -77,7 +88,9 @@ class Strategy:
         found: dict[int, Finished] = {}
 
         def holds(k: int) -> bool:
-            found[k] = self._probe(f"probe at {targets[k - 1]:.2f}x MACs", {"macs": targets[k - 1] * cost.full["macs"]}, allowance)
+            found[k] = self._probe(
+                f"probe at {targets[k - 1]:.2f}x MACs", {"macs": targets[k - 1] * cost.full["macs"]}, allowance
+            )
             self.outcome.probes.append(found[k])
             held = self.workshop.holds(found[k]) is not False
             self.workshop.means.progress.note(f"{found[k].name}: {'holds' if held else 'misses'} the floor")
@@ -86,7 +99,9 @@ class Strategy:
         deepest = largest(len(targets), holds, first=max(1, len(targets) // 3))
         held = [p for p in found.values() if self.workshop.holds(p) is not False]
         if not deepest or not held:
-            self.outcome.notes.append("no pruned candidate held the floor; the bisection's probes show how far each missed it")
+            self.outcome.notes.append(
+                "no pruned candidate held the floor; the bisection's probes show how far each missed it"
+            )
             return min(found.values(), key=self._drop) if found else None
         return self._fastest(held)
 
@@ -98,7 +113,8 @@ class Strategy:
             return None
         return pruned
 
-    # --- with ceilings ----------------------------------------------------------------------------------------------------
+    # --- with ceilings
+    # ----------------------------------------------------------------------------------------------------
 
     def _under(self, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]) -> Finished | None:
         quantized = self.outcome.candidates["quantized-only"]
@@ -110,7 +126,9 @@ class Strategy:
         return self._under_size(cost, limits, ceilings.get("size"))
 
     def _under_size(self, cost: CostModel, limits: dict[str, float], size: float | None) -> Finished:
-        """Search under MACs and parameters; a size in bytes becomes a parameter ceiling by the bytes a parameter really took."""
+        """Search under MACs and parameters; a size in bytes becomes a parameter ceiling by the bytes a parameter
+        really took.
+        """
         quantized = self.outcome.candidates["quantized-only"]
         per_parameter = quantized.size_bytes / quantized.parameters
         best: Finished | None = None
@@ -130,10 +148,12 @@ class Strategy:
     def _under_latency(self, cost: CostModel, limits: dict[str, float]) -> Finished:
         """Bisect the MACs target on finished artifacts for the least cut that is fast enough, then train that one.
 
-        Latency hangs on shapes and precision, not on weights, so the bisection's artifacts are not trained; each is lowered as far
-        as the quantized-only candidate was.
+        Latency hangs on shapes and precision, not on weights, so the bisection's artifacts are not trained; each is
+        lowered as far as the quantized-only candidate was.
         """
-        targets = [t for t in _targets(cost) if t * cost.full["macs"] <= limits.get("macs", math.inf)] or _targets(cost)[-1:]
+        targets = [t for t in _targets(cost) if t * cost.full["macs"] <= limits.get("macs", math.inf)] or _targets(
+            cost
+        )[-1:]
         allowance = self._allowance(cost, len(targets))
 
         def inner(k: int) -> dict[str, float]:
@@ -144,7 +164,9 @@ class Strategy:
             self.outcome.probes.append(probe)
             return self._meets_latency(probe)
 
-        least = len(targets) - largest(len(targets) - 1, lambda j: fast_enough(len(targets) - j), first=len(targets) // 2)
+        least = len(targets) - largest(
+            len(targets) - 1, lambda j: fast_enough(len(targets) - j), first=len(targets) // 2
+        )
         best = None
         for k in range(least, min(least + SIZE_ATTEMPTS, len(targets) + 1)):
             best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", inner(k), allowance)
@@ -163,18 +185,19 @@ class Strategy:
         if "size" in ceilings and probe.size_bytes > ceilings["size"]:
             share = probe.size_bytes / self.workshop.source.size_bytes
             raise Infeasible(
-                f"the ceiling of {ceilings['size']:.0f} bytes is out of reach: the smallest reachable is {probe.size_bytes} bytes "
-                f"({share:.3f}x of the original's); set --max-size above it"
+                f"the ceiling of {ceilings['size']:.0f} bytes is out of reach: the smallest reachable is "
+                f"{probe.size_bytes} bytes ({share:.3f}x of the original's); set --max-size above it"
             )
         if "latency" in ceilings and not self._meets_latency(probe):
             found = self._measured[probe.name]
             p50 = found.latency_ms.p50 if found.latency_ms else math.nan
             raise Infeasible(
-                f"the latency ceiling is out of reach: the smallest reachable artifact takes {p50:.3g} ms ({found.ratio or math.nan:.3f}x "
-                f"of the original's); set --max-latency above it"
+                f"the latency ceiling is out of reach: the smallest reachable artifact takes {p50:.3g} ms "
+                f"({found.ratio or math.nan:.3f}x of the original's); set --max-latency above it"
             )
 
-    # --- finishing --------------------------------------------------------------------------------------------------------
+    # --- finishing
+    # --------------------------------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
         return self.workshop.finish(name, self._full([self.tools.prune, self.tools.searching(limits, evaluations)]))
@@ -198,7 +221,8 @@ class Strategy:
         floating = [one for one in best.passes if one.name != "quantize"]
         self.outcome.candidates["pruned-only"] = self.workshop.finish("pruned-only", floating)
 
-    # --- judging ----------------------------------------------------------------------------------------------------------
+    # --- judging
+    # ----------------------------------------------------------------------------------------------------------
 
     def _ceilings(self) -> dict[str, float]:
         """Return the ceilings in absolute terms; a latency's is only a marker, see ``_meets_latency``."""
@@ -222,7 +246,9 @@ class Strategy:
         return found is not None and found <= limit.value
 
     def _fastest(self, held: list[Finished]) -> Finished:
-        """Return the fastest of the candidates that hold the floor: by the clock, or by MACs where no clock may decide."""
+        """Return the fastest of the candidates that hold the floor: by the clock, or by MACs where no clock may
+        decide.
+        """
         if self.workshop.means.cost != "measured" or len(held) == 1:
             return min(held, key=lambda c: c.macs)
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
@@ -248,4 +274,3 @@ def _targets(cost: CostModel) -> list[float]:
     least = cost.cost(Space(cost, {}).minimum())["macs"] / cost.full["macs"]
     steps = math.floor((1.0 - least) / STEP + 1e-9)
     return [round(1.0 - STEP * k, 4) for k in range(1, steps + 1)] or [least]
-

@@ -14,7 +14,7 @@ from edgeprune.errors import BadOption, UnmetRequirement
 from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
-from edgeprune.passes.quantize import Quantize
+from edgeprune.passes.quantize import Quantize, Wanted
 from edgeprune.passes.sparsify import Sparsify
 
 Effort = Literal["quick", "normal", "long"]
@@ -45,12 +45,21 @@ class Toolbox:
         return dataclasses.replace(self.sparsify, limits=tuple(sorted(limits.items())), evaluations=evaluations)
 
 
-def toolbox(settings: Mapping[str, Mapping[str, str]], *, agent: str | Agent | None, evaluations: int | None, epochs: int | None,
-            effort: Effort, precision: str, data: bool, free_groups: int) -> Toolbox:
+def toolbox(
+    settings: Mapping[str, Mapping[str, str]],
+    *,
+    agent: str | Agent | None,
+    evaluations: int | None,
+    epochs: int | None,
+    effort: Effort,
+    precision: Wanted,
+    data: bool,
+    free_groups: int,
+) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
 
-    Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement for options
-    that cannot be.
+    Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement
+    for options that cannot be.
     """
     if evaluations is not None and evaluations < 1:
         raise BadOption(f"--evaluations must be at least 1, not {evaluations}")
@@ -61,14 +70,20 @@ def toolbox(settings: Mapping[str, Mapping[str, str]], *, agent: str | Agent | N
     if isinstance(agent, str):
         if not data and agent != "uniform":
             raise UnmetRequirement(f"agent {agent!r} needs data to score plans by; give --data, or --agent uniform")
-        agent = configure(find.find("agents", agent), settings.get("agent", {}))
+        chosen: Agent = configure(find.find("agents", agent), settings.get("agent", {}))
+    else:
+        chosen = agent
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
-    criterion = {} if data else {"criterion": "l2"}
-    sparsify = configure(Sparsify(agent=agent, evaluations=count, **criterion), settings.get("sparsify", {}))
+    criterion = Sparsify.criterion if data else "l2"
+    sparsify = configure(Sparsify(agent=chosen, evaluations=count, criterion=criterion), settings.get("sparsify", {}))
     finetune = configure(Finetune(epochs=EPOCHS[effort] if epochs is None else epochs), settings.get("finetune", {}))
     return Toolbox(
-        prune=configure(Prune(), settings.get("prune", {})), sparsify=sparsify, finetune=finetune,
+        prune=configure(Prune(), settings.get("prune", {})),
+        sparsify=sparsify,
+        finetune=finetune,
         export=configure(Export(), settings.get("export", {})),
         quantize=configure(Quantize(precision=precision), settings.get("quantize", {})),
-        evaluations=sparsify.evaluations, data=data)
+        evaluations=sparsify.evaluations,
+        data=data,
+    )

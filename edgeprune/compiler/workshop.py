@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -63,16 +65,27 @@ class Finished:
 
 
 class Workshop:
-    """Finishes candidates of one original under one set of means; everything it does is taken from the store if it is there."""
+    """Finishes candidates of one original under one set of means; everything it does is taken from the store if it is
+    there.
+    """
 
     def __init__(self, original: TorchModel, task: Task | None, means: Means, store: Store | None = None) -> None:
         self.original, self.task, self.means = original, task, means
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
         self.identity = key(original.digest(), task.digest() if task else None, means.seed, source_digest(), versions())
-        self._base = key(self.identity, means.board.model_dump(), dataclasses.astuple(means.budget), means.cost, means.threads,
-                         means.train_threads, means.device)
+        self._base = key(
+            self.identity,
+            means.board.model_dump(),
+            dataclasses.astuple(means.budget),
+            means.cost,
+            means.threads,
+            means.train_threads,
+            means.device,
+        )
         self.steps: list[StepRecord] = []
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
+        self._artifacts: dict[str, Artifact] = {}
         self._context = self._start()
         self.source = self._finish_original()
         self._context = dataclasses.replace(self._context, baseline=self.source.score)
@@ -80,27 +93,54 @@ class Workshop:
     def _start(self) -> Context:
         means = self.means
         return Context(
-            board=means.board, task=self.task, budget=means.budget, seed=means.seed, original=self.original, baseline=None,
-            open=self.open, measure=self.measure, workspace=self.store.folder, journal=self._journal, progress=means.progress,
-            cost=means.cost, threads=means.threads, train_threads=means.train_threads, workers=means.workers, device=means.device,
+            board=means.board,
+            task=self.task,
+            budget=means.budget,
+            seed=means.seed,
+            original=self.original,
+            baseline=None,
+            open=self.open,
+            measure=self.measure,
+            workspace=self.store.folder,
+            journal=self._journal,
+            progress=means.progress,
+            cost=means.cost,
+            threads=means.threads,
+            train_threads=means.train_threads,
+            workers=means.workers,
+            device=means.device,
         )
 
     def _finish_original(self) -> Finished:
         return self.finish("original", (find.find("passes", "export")(),))
 
     def finish(self, name: str, passes: Sequence[AnyPass]) -> Finished:
-        """Run ``passes`` on the original (they end in an ONNX model), count, and score the emitted graph on the search split."""
+        """Run ``passes`` on the original (they end in an ONNX model), count, and score the emitted graph on the
+        search split.
+        """
         self.means.progress.note(f"{name}: {' → '.join(p.name for p in passes)}")
         split = next((i for i, p in enumerate(passes) if p.gives is OnnxModel), len(passes))
         upper, steps = Pipeline(tuple(passes[:split])).run(self.original, self._context, self.store, self._base, name)
-        lower, more = Pipeline(tuple(passes[split:])).run(upper, self._context, self.store, self._after(passes[:split]), name)
+        lower, more = Pipeline(tuple(passes[split:])).run(
+            upper, self._context, self.store, self._after(passes[:split]), name
+        )
         if not isinstance(upper, TorchModel) or not isinstance(lower, OnnxModel):
             raise BadModel(f"the passes of {name} must lead from a TorchModel to an OnnxModel")
         artifact = self._emit(lower)
         size = size_of(upper)
         self.steps.extend((*steps, *more))
-        return Finished(name, lower, upper, size["macs"], int(size["parameters"]), artifact.size_bytes(), artifact.precisions,
-                        self.score(lower, "search"), (*steps, *more), tuple(passes))
+        return Finished(
+            name,
+            lower,
+            upper,
+            size["macs"],
+            int(size["parameters"]),
+            artifact.size_bytes(),
+            artifact.precisions,
+            self.score(lower, "search"),
+            (*steps, *more),
+            tuple(passes),
+        )
 
     def _after(self, passes: Sequence[AnyPass]) -> str:
         name = self._base
@@ -131,7 +171,11 @@ class Workshop:
             yield batched(runner, model.spec)
 
     def _emit(self, model: OnnxModel) -> Artifact:
-        return self.backend.emit(model, self.means.board, model.path.parent)
+        """Emit into a folder that goes with this workshop, once a graph: a pass's workspace stays its own."""
+        digest = model.digest()
+        if digest not in self._artifacts:
+            self._artifacts[digest] = self.backend.emit(model, self.means.board, Path(self._scratch.name) / digest)
+        return self._artifacts[digest]
 
     def measure(self, models: Mapping[str, OnnxModel]) -> Mapping[str, Measurement]:
         """Time graphs interleaved, batch by batch as they are; ratios are against the first."""
@@ -144,7 +188,8 @@ class Workshop:
             return interleave(calls, self.means.threads, self.means.seed, self._conditions())
 
     def recorded_measure(self, candidate: Finished) -> Measurement:
-        """Time a candidate against the original, once: a decision that hangs on it is taken the same way after an interruption.
+        """Time a candidate against the original, once: a decision that hangs on it is taken the same way after an
+        interruption.
 
         The recorded Measurement carries its date; figures of the final report never come from here.
         """
@@ -162,8 +207,11 @@ class Workshop:
         return self.backend.peak_memory_bytes(self._emit(model), self.means.threads)
 
     def _conditions(self) -> dict[str, Any]:
-        return {"runtime": self.backend.name, "version": versions().get(self.backend.name),
-                "processor": self.means.board.detected.get("cpu")}
+        return {
+            "runtime": self.backend.name,
+            "version": versions().get(self.backend.name),
+            "processor": self.means.board.detected.get("cpu"),
+        }
 
     def _journal(self, name: str) -> MutableMapping[str, float]:
         return Journal(self.store.folder / "journals" / f"{key(self.identity, name)}.jsonl")
@@ -175,15 +223,31 @@ class Workshop:
         drop, error = self.source.score.drop_to(candidate.score)
         return holds_floor(drop, error, self.means.budget.max_accuracy_drop)
 
-    def describe(self, candidate: Finished, measurement: Measurement | None = None, score: Score | None = None,
-                 baseline: Score | None = None, split: Split = "search", chosen: bool = False, note: str = "") -> Candidate:
+    def describe(
+        self,
+        candidate: Finished,
+        measurement: Measurement | None = None,
+        score: Score | None = None,
+        baseline: Score | None = None,
+        split: Split = "search",
+        chosen: bool = False,
+        note: str = "",
+    ) -> Candidate:
         """Return a candidate's row of the report; without ``score`` the one on the search split."""
         if score is None:
             score, baseline = candidate.score, self.source.score
         return Candidate(
-            name=candidate.name, score=_score_row(score, baseline, split, self.task), macs=candidate.macs,
-            parameters=candidate.parameters, size_bytes=candidate.size_bytes, precisions=dict(candidate.precisions),
-            measurement=measurement or Measurement(source="unavailable"), held_floor=self.holds(candidate), chosen=chosen, note=note)
+            name=candidate.name,
+            score=_score_row(score, baseline, split, self.task),
+            macs=candidate.macs,
+            parameters=candidate.parameters,
+            size_bytes=candidate.size_bytes,
+            precisions=dict(candidate.precisions),
+            measurement=measurement or Measurement(source="unavailable"),
+            held_floor=self.holds(candidate),
+            chosen=chosen,
+            note=note,
+        )
 
 
 def _score_row(score: Score | None, baseline: Score | None, split: Split, task: Task | None) -> ScoreReport | None:
@@ -193,6 +257,7 @@ def _score_row(score: Score | None, baseline: Score | None, split: Split, task: 
     if baseline is not None:
         drop, error = baseline.drop_to(score)
         interval = (drop - 1.96 * error, drop + 1.96 * error)
-    named: Literal["search", "test", "synthetic"] = "synthetic" if task is not None and task.name == "synthetic" else split
+    named: Literal["search", "test", "synthetic"] = (
+        "synthetic" if task is not None and task.name == "synthetic" else split
+    )
     return ScoreReport(value=score.value, n=score.n, split=named, drop=drop, drop_interval=interval)
-

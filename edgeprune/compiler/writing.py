@@ -32,9 +32,13 @@ def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, 
     _forget(out)
     write_atomic(out / "model.onnx", chosen.model.path.read_bytes())
     write_atomic(out / "model.safetensors", weights(chosen.torch))
-    write_atomic(out / "recipe.json", json.dumps(recipe(request, opened, workshop, chosen), indent=1, sort_keys=True) + "\n")
-    artifacts = [ArtifactRow(path=name, sha256=file_digest(out / name), bytes=(out / name).stat().st_size)
-                 for name in ("model.onnx", "model.safetensors", "recipe.json")]
+    write_atomic(
+        out / "recipe.json", json.dumps(recipe(request, opened, workshop, chosen), indent=1, sort_keys=True) + "\n"
+    )
+    artifacts = [
+        ArtifactRow(path=name, sha256=file_digest(out / name), bytes=(out / name).stat().st_size)
+        for name in ("model.onnx", "model.safetensors", "recipe.json")
+    ]
     _write_report(request, opened, workshop, report.model_copy(update={"artifacts": artifacts}))
 
 
@@ -44,9 +48,21 @@ def infeasible(request: Request, opened: Opened, workshop: Workshop, reason: str
     source = workshop.source
     row: Candidate = workshop.describe(source, Measurement(source="unavailable"))
     report = Report(
-        verdict="infeasible", basis="exact", budget=[], target=workshop.means.board.model_dump(mode="json"), splits=[], baseline=row,
-        result=None, candidates=[row], steps=workshop.steps, search=None, plan=[], artifacts=[], notes=[reason],
-        environment={"versions": versions(), "seed": request.seed})
+        verdict="infeasible",
+        basis="exact",
+        budget=[],
+        target=workshop.means.board.model_dump(mode="json"),
+        splits=[],
+        baseline=row,
+        result=None,
+        candidates=[row],
+        steps=workshop.steps,
+        search=None,
+        plan=[],
+        artifacts=[],
+        notes=[reason],
+        environment={"versions": versions(), "seed": request.seed},
+    )
     _write_report(request, opened, workshop, report, model=False)
 
 
@@ -55,8 +71,18 @@ def _write_report(request: Request, opened: Opened, workshop: Workshop, report: 
     write_atomic(out / "report.json", report.to_json())
     write_atomic(out / "report.html", page.render(report))
     write_manifest(
-        out, {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}, _options(request),
-        versions(), request.seed, numbers(OnnxModel.read(out / "model.onnx")) if model else None)
+        out,
+        {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()},
+        _options(request),
+        versions(),
+        request.seed,
+        _numbers(out, report) if model else None,
+    )
+
+
+def _numbers(out: Path, report: Report) -> dict[str, Any]:
+    lowered = report.result is not None and set(report.result.precisions) - {"fp32"} != set()
+    return numbers(OnnxModel.read(out / "model.onnx"), lowered=lowered)
 
 
 def read_report(out: Path) -> Report:
@@ -71,20 +97,30 @@ def _forget(out: Path) -> None:
 
 
 def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finished) -> dict[str, Any]:
-    """Return all it takes to build ``chosen`` again: its inputs by hash, and every decision that a search or a clock took."""
+    """Return all it takes to build ``chosen`` again: its inputs by hash, and every decision that a search or a clock
+    took.
+    """
     means = workshop.means
     return {
         "schema": RECIPE_SCHEMA,
         "request": _options(request),
         "kind": opened.kind,
         "inputs": {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()},
-        "means": {"threads": means.threads, "train_threads": means.train_threads, "device": means.device, "seed": means.seed},
+        "means": {
+            "threads": means.threads,
+            "train_threads": means.train_threads,
+            "device": means.device,
+            "seed": means.seed,
+        },
         "processor": means.board.detected.get("cpu"),
         "versions": versions(),
         "input_shape": list(opened.original.spec.input_shape),
         "cuts": chosen.torch.surgery.to_json() if chosen.torch else None,
         "passes": [{"pass": name, "options": options} for name, options in _decided(chosen)],
-        "expect": {"model.onnx": file_digest(chosen.model.path), "score": None if chosen.score is None else chosen.score.value},
+        "expect": {
+            "model.onnx": file_digest(chosen.model.path),
+            "score": None if chosen.score is None else chosen.score.value,
+        },
     }
 
 
@@ -106,15 +142,23 @@ def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _options(request: Request) -> dict[str, Any]:
     """Return the request as plain data, paths as they were typed; ``request_of`` reads it."""
-    plain = {f.name: getattr(request, f.name) for f in dataclasses.fields(request) if f.name not in ("budget", "out", "recipe")}
+    plain = {
+        f.name: getattr(request, f.name)
+        for f in dataclasses.fields(request)
+        if f.name not in ("budget", "out", "recipe")
+    }
     plain = {k: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
-    return {**plain, "budget": dataclasses.asdict(request.budget), "settings": {k: dict(v) for k, v in request.settings.items()}}
+    return {
+        **plain,
+        "budget": dataclasses.asdict(request.budget),
+        "settings": {k: dict(v) for k, v in request.settings.items()},
+    }
 
 
 def request_of(plain: Mapping[str, Any]) -> Request:
     """Return the request that ``recipe`` recorded."""
     raw = dict(plain)
-    budget = {k: Limit(**v) if isinstance(v, Mapping) else v for k, v in raw.pop("budget").items()}
+    budget: dict[str, Any] = {k: Limit(**v) if isinstance(v, Mapping) else v for k, v in raw.pop("budget").items()}
     for name in ("model", "data"):
         raw[name] = Path(raw[name]) if raw.get(name) else None
     shape = raw.pop("input_shape")

@@ -46,11 +46,11 @@ class Context:
     """All a pass may know besides the model.
 
     ``open`` and ``measure`` are injected by the driver and run on the target, so that passes never import backends.
-    ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who decides
-    (see the design: measured, estimated or macs). ``workspace`` is a folder of this pass's own that survives an interruption;
-    ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that survives one too.
-    ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``, ``workers`` for parallel evaluations.
-    ``record`` notes a fact for the report.
+    ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who
+    decides (see the design: measured, estimated or macs). ``workspace`` is a folder of this pass's own that survives
+    an interruption; ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that
+    survives one too. ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``,
+    ``workers`` for parallel evaluations. ``record`` notes a fact for the report.
     """
 
     board: Board
@@ -76,8 +76,8 @@ class Context:
 class Pass(ABC, Generic[In, Out]):
     """One step of the compiler: a frozen dataclass whose fields are its options, its recipe line and its CLI syntax.
 
-    A pass keeps no state between runs. It owns its argument (the pipeline cloned it), and what it returns is verified by the
-    pipeline, not by itself.
+    A pass keeps no state between runs. It owns its argument (the pipeline cloned it), and what it returns is verified
+    by the pipeline, not by itself.
     """
 
     name: ClassVar[str]

@@ -24,10 +24,11 @@ from edgeprune.tasks.base import Batch, Task
 class Finetune(Pass[TorchModel, TorchModel]):
     """Train the cut model on label loss and distillation, keep the epoch that scores best on the search split.
 
-    SGD with Nesterov momentum; ``lr`` falls to zero along a cosine after a warm-up of ``warmup`` epochs. ``distillation`` in [0, 1]
-    weighs the teacher's softened outputs (temperature ``temperature``; Hinton et al., 2015, equation 4 with the T² factor) against
-    the label loss. The epoch before training counts as one of those to keep. Resumes from the last finished epoch; an epoch
-    is a function of (weights, optimizer state, seed, epoch), so a resumed run gives the same bytes.
+    SGD with Nesterov momentum; ``lr`` falls to zero along a cosine after a warm-up of ``warmup`` epochs.
+    ``distillation`` in [0, 1] weighs the teacher's softened outputs (temperature ``temperature``; Hinton et al.,
+    2015, equation 4 with the T² factor) against the label loss. The epoch before training counts as one of those to
+    keep. Resumes from the last finished epoch; an epoch is a function of (weights, optimizer state, seed, epoch), so
+    a resumed run gives the same bytes.
     """
 
     name = "finetune"
@@ -72,7 +73,9 @@ class Finetune(Pass[TorchModel, TorchModel]):
     def _epoch(self, state: _State, task: Task, ctx: Context, epoch: int) -> float:
         state.module.train()
         steps, total = task.train_steps(), 0.0
-        bar = ctx.progress.track(task.train_batches(epoch, ctx.seed), f"fine-tune epoch {epoch + 1}/{self.epochs}", steps)
+        bar = ctx.progress.track(
+            task.train_batches(epoch, ctx.seed), f"fine-tune epoch {epoch + 1}/{self.epochs}", steps
+        )
         for step, batch in enumerate(bar):
             for settings in state.optimizer.param_groups:
                 settings["lr"] = self.lr * self._schedule((epoch + step / steps), self.epochs)
@@ -83,7 +86,10 @@ class Finetune(Pass[TorchModel, TorchModel]):
             state.optimizer.step()
             total += loss.item()
         if not math.isfinite(total):
-            raise BadModel(f"fine-tuning diverged in epoch {epoch + 1}; lower the learning rate, e.g. --set finetune.lr={self.lr / 4:g}")
+            raise BadModel(
+                f"fine-tuning diverged in epoch {epoch + 1}; lower the learning rate, "
+                f"such as --set finetune.lr={self.lr / 4:g}"
+            )
         return total / max(steps, 1)
 
     def _loss(self, state: _State, task: Task, batch: Batch, ctx: Context) -> Tensor:
@@ -103,9 +109,14 @@ class Finetune(Pass[TorchModel, TorchModel]):
 
 
 def _distance(output: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened outputs, times T² so that its gradient keeps the label loss's scale."""
+    """Kullback-Leibler divergence of the softened outputs, times T² so that its gradient keeps the label loss's
+    scale.
+    """
     student = F.log_softmax(output / temperature, dim=1)
-    return F.kl_div(student, F.log_softmax(taught / temperature, dim=1), reduction="batchmean", log_target=True) * temperature**2
+    return (
+        F.kl_div(student, F.log_softmax(taught / temperature, dim=1), reduction="batchmean", log_target=True)
+        * temperature**2
+    )
 
 
 @dataclass
@@ -128,7 +139,10 @@ class _State:
         module = model.clone().module.to(**layout)
         teacher = ctx.original.clone().module.to(**layout).eval()
         optimizer = torch.optim.SGD(
-            _decayed(module, options.weight_decay), lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0
+            _decayed(module, options.weight_decay),
+            lr=options.lr,
+            momentum=options.momentum,
+            nesterov=options.momentum > 0,
         )
         assert ctx.task is not None
         path = ctx.workspace / "epoch.pt"
@@ -136,11 +150,22 @@ class _State:
             saved = torch.load(path, weights_only=True, map_location=ctx.device)
             module.load_state_dict(saved["module"])
             optimizer.load_state_dict(saved["optimizer"])
-            return _State(module, teacher, optimizer, path, saved["epoch"], saved["best"], saved["best_score"],
-                          saved["best_epoch"], saved["log"])
+            return _State(
+                module,
+                teacher,
+                optimizer,
+                path,
+                saved["epoch"],
+                saved["best"],
+                saved["best_score"],
+                saved["best_epoch"],
+                saved["log"],
+            )
         first = ctx.task.score(model.predict, "search").value
         weights = {k: v.clone() for k, v in model.module.state_dict().items()}
-        return _State(module, teacher, optimizer, path, 0, weights, first, 0, [{"epoch": 0, "loss": None, "score": first}])
+        return _State(
+            module, teacher, optimizer, path, 0, weights, first, 0, [{"epoch": 0, "loss": None, "score": first}]
+        )
 
     def finish(self, epoch: int, loss: float, ctx: Context) -> None:
         """Score the epoch, remember it if it is the best so far, and write everything down."""
@@ -152,8 +177,15 @@ class _State:
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self.best = {k: v.clone().contiguous() for k, v in self.module.state_dict().items()}
-        saved = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "best": self.best,
-                 "best_score": self.best_score, "best_epoch": self.best_epoch, "log": self.log}
+        saved = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "best": self.best,
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "log": self.log,
+        }
         partial = self.path.with_suffix(".partial")
         with mending(self.path):
             torch.save(saved, partial)

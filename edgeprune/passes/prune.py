@@ -20,10 +20,10 @@ from edgeprune.tracing import TOLERANCE, trace
 class Prune(Pass[TorchModel, TorchModel]):
     """Remove channels by importance: the same share of every group, or the least important ones of the whole model.
 
-    ``ratio`` is the fraction of channels *removed*, in [0, 1); 0 removes only what is dead (filters that are exactly zero, or that
-    nobody reads). ``scope`` ``uniform`` takes it from every group, ``global`` compares scores across groups. ``steps`` > 1
-    goes there iteratively, scoring again after each. Kept counts come from the target's ladder. A ratio that removes nothing is
-    an error; finding nothing dead is a result.
+    ``ratio`` is the fraction of channels *removed*, in [0, 1); 0 removes only what is dead (filters that are exactly
+    zero, or that nobody reads). ``scope`` ``uniform`` takes it from every group, ``global`` compares scores across
+    groups. ``steps`` > 1 goes there iteratively, scoring again after each. Kept counts come from the target's ladder.
+    A ratio that removes nothing is an error; finding nothing dead is a result.
     """
 
     name = "prune"
@@ -54,7 +54,8 @@ class Prune(Pass[TorchModel, TorchModel]):
             removed = model.parameters() - result.parameters()
             if removed == 0:
                 raise UnmetRequirement(
-                    f"pruning {self.ratio:.0%} removed nothing: {_why_nothing(before)}; `edgeprune inspect` lists every group"
+                    f"pruning {self.ratio:.0%} removed nothing: {_why_nothing(before)}; "
+                    f"`edgeprune inspect` lists every group"
                 )
         ctx.record("removed_parameters", removed)
         ctx.record("locked", {g.name: g.locked for g in before.groups if g.locked})
@@ -68,9 +69,7 @@ class Prune(Pass[TorchModel, TorchModel]):
         if self.scope == "global":
             widths = _global(cost.groups, scores, keep, sum(g.channels for g in original.groups if len(g.ladder) > 1))
         else:
-            widths = tuple(
-                uniform([g], keep * first.get(g.name, g.channels) / g.channels)[0] for g in cost.groups
-            )
+            widths = tuple(uniform([g], keep * first.get(g.name, g.channels) / g.channels)[0] for g in cost.groups)
         return surgery.apply(model, cost.groups, plan_of(cost.groups, widths, scores))
 
 

@@ -30,11 +30,11 @@ TABLE_BASELINES = ("greedy", "knapsack")
 class Sparsify(Pass[TorchModel, TorchModel]):
     """Search a plan under absolute ceilings and apply it.
 
-    ``limits`` are (quantity, ceiling) pairs on ``macs`` or ``parameters``, held by the action wall. ``evaluations`` counts every true
-    evaluation of this search: those of the baselines that make the warm start, and the sensitivity table two of them
-    share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration`` training images and
-    scores ``images`` images of the search split; evaluations run in parallel, one thread each. A learning agent
-    is started from the best plans of uniform, random, greedy and knapsack.
+    ``limits`` are (quantity, ceiling) pairs on ``macs`` or ``parameters``, held by the action wall. ``evaluations``
+    counts every true evaluation of this search: those of the baselines that make the warm start, and the sensitivity
+    table two of them share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration``
+    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each. A
+    learning agent is started from the best plans of uniform, random, greedy and knapsack.
     """
 
     name = "sparsify"
@@ -96,7 +96,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         return baselines, found
 
     def _allowance(self, name: str, left: int) -> int:
-        """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the rest."""
+        """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the
+        rest.
+        """
         if name == "uniform":
             return 1
         return max(4, self.evaluations // 6) if name == "random" else left * 2 // 3
@@ -105,12 +107,13 @@ class Sparsify(Pass[TorchModel, TorchModel]):
 class _Judge:
     """Scores plans in parallel: one evaluation a worker thread, each with one torch thread.
 
-    Threads suffice because nearly all of an evaluation is spent inside torch, which releases the interpreter; nothing needs to be
-    pickled, so any user's module and task work.
+    Threads suffice because nearly all of an evaluation is spent inside torch, which releases the interpreter; nothing
+    needs to be pickled, so any user's module and task work.
     """
 
-    def __init__(self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context,
-                 options: Sparsify) -> None:
+    def __init__(
+        self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, options: Sparsify
+    ) -> None:
         assert ctx.task is not None
         self._model, self._groups, self._ranking, self._ctx, self._task = model, groups, ranking, ctx, ctx.task
         self._bar: Any = None
@@ -162,9 +165,17 @@ def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
     for index, (group, width) in enumerate(zip(cost.groups, widths, strict=True)):
         gone = group.inside in dropped and group.inside is not None
         reason = group.locked or (f"went with block {group.inside}" if gone and width else "")
-        rows.append(GroupRow(group=group.name, channels=group.channels, kept=0 if gone else width,
-                             dropped_block=group.block if width == 0 else None, ladder=group.ladder,
-                             macs_share=cost.share_of(index)["macs"], reason=reason))
+        rows.append(
+            GroupRow(
+                group=group.name,
+                channels=group.channels,
+                kept=0 if gone else width,
+                dropped_block=group.block if width == 0 else None,
+                ladder=group.ladder,
+                macs_share=cost.share_of(index)["macs"],
+                reason=reason,
+            )
+        )
     return rows
 
 
@@ -178,29 +189,53 @@ def _line(found: Trace) -> str:
     return f"{found.searcher}: {found.spent} evaluations, {best}"
 
 
-def _record(ctx: Context, space: Space, evaluator: Evaluator, baselines: Sequence[Trace], agent: Trace, best: Widths,
-            seconds: float) -> None:
+def _record(
+    ctx: Context,
+    space: Space,
+    evaluator: Evaluator,
+    baselines: Sequence[Trace],
+    agent: Trace,
+    best: Widths,
+    seconds: float,
+) -> None:
     quantity, limit = next(iter(space.limits.items()))
     target = limit / space.cost.full[quantity]
 
     def share(widths: Widths) -> float:
         return space.cost.cost(widths)[quantity] / space.cost.full[quantity]
 
-    ctx.record("searchers", [
-        SearcherRow(name=t.searcher, target=target, evaluations=t.spent, best=t.best.score if t.best else None,
-                    cost=share(t.best.widths) if t.best else None)
-        for t in [*baselines, agent]
-    ])
-    ctx.record("history", [
-        Evaluation(searcher=searcher, target=target, cost=share(widths), score=score)
-        for searcher, widths, score in evaluator.history
-    ])
+    ctx.record(
+        "searchers",
+        [
+            SearcherRow(
+                name=t.searcher,
+                target=target,
+                evaluations=t.spent,
+                best=t.best.score if t.best else None,
+                cost=share(t.best.widths) if t.best else None,
+            )
+            for t in [*baselines, agent]
+        ],
+    )
+    ctx.record(
+        "history",
+        [
+            Evaluation(searcher=searcher, target=target, cost=share(widths), score=score)
+            for searcher, widths, score in evaluator.history
+        ],
+    )
     ctx.record("asked", [key(widths) for widths in evaluator.known])
     start = max((t.best.score for t in baselines if t.best), default=None)
     facts: Mapping[str, Any] = {
-        "agent": agent.searcher, "quantity": quantity, "target": target, "evaluations": len(evaluator.known),
-        "resumed": evaluator.resumed, "warm_start": start, "best": evaluator.known.get(space.canonical(best)),
-        "reached": share(best), "agent_overhead": max(0.0, 1.0 - evaluator.seconds / seconds) if seconds else None}
+        "agent": agent.searcher,
+        "quantity": quantity,
+        "target": target,
+        "evaluations": len(evaluator.known),
+        "resumed": evaluator.resumed,
+        "warm_start": start,
+        "best": evaluator.known.get(space.canonical(best)),
+        "reached": share(best),
+        "agent_overhead": max(0.0, 1.0 - evaluator.seconds / seconds) if seconds else None,
+    }
     for name, value in facts.items():
         ctx.record(name, value)
-

@@ -50,8 +50,8 @@ def names() -> list[str]:
 def load(name: str) -> Board:
     """Return a board by name, or by the path of a TOML file of the user's own.
 
-    ``host-cpu`` is completed with what this machine's processor can do. Raises BadOption for an unknown name, an unreadable
-    file, an unknown key or a value out of range.
+    ``host-cpu`` is completed with what this machine's processor can do. Raises BadOption for an unknown name, an
+    unreadable file, an unknown key or a value out of range.
     """
     path = Path(name) if name.endswith(".toml") else Path(__file__).parent / f"{name}.toml"
     if not path.is_file():
