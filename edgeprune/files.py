@@ -17,6 +17,11 @@ _UNWRITABLE = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
+    errno.ENOTDIR: "a part of this path is a file",
+    errno.EEXIST: "a part of this path is a file",
+    errno.EISDIR: "there is a folder of this name",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EIO: "the disk reports an error",
 }
 
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 import fcntl
 import functools
 import hashlib
+import inspect
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from edgeprune.errors import Lacking
+from edgeprune.errors import BadOption
 from edgeprune.files import mending, write_atomic
 
 PACKAGES = (
@@ -39,6 +42,8 @@ PACKAGES = (
     "torchvision",
     "timm",
 )
+_KNOWN = {*sys.stdlib_module_names, "edgeprune", "numpy", "torch", "torchvision", "timm"} - {"__main__"}
+"""Where code comes from that ``source_digest`` and ``versions`` already speak for."""
 
 
 def root() -> Path:
@@ -72,6 +77,23 @@ def versions() -> dict[str, str]:
     return found
 
 
+def code_digest(things: Iterable[object]) -> dict[str, str]:
+    """Return the sha256 of the files that define the classes of ``things``, by module, where they are the user's own.
+
+    Code that cannot be read (typed into a console) gets a number used once: what it computes is never taken from the
+    store.
+    """
+    modules = {cls.__module__ for thing in things for cls in type(thing).__mro__}
+    return {name: _file_of(name) for name in sorted(modules) if name.partition(".")[0] not in _KNOWN}
+
+
+def _file_of(module: str) -> str:
+    try:
+        return hashlib.sha256(Path(inspect.getfile(sys.modules[module])).read_bytes()).hexdigest()
+    except (KeyError, TypeError, OSError):
+        return uuid.uuid4().hex
+
+
 def key(*parts: Any) -> str:
     """Return the full sha256 over JSON-able parts, in order."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=repr).encode()).hexdigest()
@@ -102,11 +124,10 @@ def finished(folder: Path) -> dict[str, Any] | None:
     """Return what ``finish`` recorded in this folder, or None if the work there was never completed."""
     try:
         record = json.loads((folder / "done.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        files = record["files"].items()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    intact = all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in record["files"].items()
-    )
+    intact = all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in files)
     return record if intact else None
 
 
@@ -126,10 +147,12 @@ class Journal(MutableMapping[str, float]):
         self._path = path
         self._values: dict[str, float] = {}
         if path.exists():
-            whole = path.read_bytes().rpartition(b"\n")[0]
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
             self._values = dict(json.loads(line) for line in whole.splitlines())
-            with mending(path):
-                os.truncate(path, len(whole) + 1 if whole else 0)
+            if whole != content:
+                with mending(path):
+                    os.truncate(path, len(whole))
 
     def __getitem__(self, name: str) -> float:
         return self._values[name]
@@ -154,9 +177,18 @@ class Journal(MutableMapping[str, float]):
 
 
 def require_writable(folder: Path) -> None:
-    """Raise NoSpace or Lacking, before any work, unless files can be written below ``folder``."""
+    """Raise BadOption, NoSpace or Lacking, before any work, unless files can be written below ``folder``.
+
+    Leaves nothing behind: a folder that was not there is not there afterwards.
+    """
     if folder.exists() and not folder.is_dir():
-        raise Lacking(f"{folder} is a file, not a folder; choose another --out")
+        raise BadOption(f"{folder} is a file, not a folder; choose another --out")
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
     probe = folder / ".edgeprune-probe"
-    write_atomic(probe, b"\0" * 4096)
-    probe.unlink()
+    try:
+        write_atomic(probe, b"\0" * 4096)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+            for one in missing:
+                one.rmdir()

@@ -64,7 +64,7 @@ def compile(
     (``"12ms"``, ``"0.5x"``). Raises EdgepruneError subclasses; see edgeprune.errors.
     """
     ceilings = {"latency": max_latency, "size": max_size, "macs": max_macs, "parameters": max_parameters}
-    limits = {f"max_{q}": Limit.parse(q, text) for q, text in ceilings.items() if text is not None}
+    limits = {f"max_{q}": Limit.parse(q, str(text)) for q, text in ceilings.items() if text is not None}
     known = {f.name for f in dataclasses.fields(Request)} - {"budget", "agent", "task", "model"}
     unknown = set(options) - known
     if unknown:
@@ -102,32 +102,34 @@ def _compile(
 ) -> Build:
     require_writable(request.out)
     with _one_thread():
+        recipe = None
         if request.recipe is not None:
-            request, recipe = replay.adopt(request)
-        else:
-            recipe = None
+            request, recipe = replay.adopt(request, given=module is not None)
+            passes = replay.passes(recipe)
         opened = open_request(request, module, task)
-        for note in opened.notes:
-            progress.note(note)
-        workshop = Workshop(opened.original, opened.task, _means(request, opened, progress))
         if recipe is not None:
             replay.check(recipe, opened)
-            outcome = _as_given(workshop, replay.passes(recipe))
-            tools = None
-        elif passes is not None:
-            outcome, tools = _as_given(workshop, passes), None
-        else:
-            tools = _tools(request, opened, agent)
-            try:
-                outcome = Strategy(workshop, tools).run()
-            except Infeasible as error:
-                writing.infeasible(request, opened, workshop, str(error))
-                raise
-        choice = _only(outcome) if tools is None else choose(workshop, outcome)
-        report = conclude(workshop, opened, outcome, choice, tools, request)
-        if recipe is not None:
-            report = replay.compare(recipe, workshop, choice, report)
-        writing.write(request, opened, workshop, choice, report)
+        for note in opened.notes:
+            progress.note(note)
+        tools = _tools(request, opened, agent) if passes is None else None
+        if passes is not None and (not passes or passes[-1].gives is not OnnxModel):
+            raise BadOption(
+                "passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()"
+            )
+        with Workshop(opened.original, opened.task, _means(request, opened, progress, recipe)) as workshop:
+            if tools is None:
+                outcome = _as_given(workshop, passes or ())
+            else:
+                try:
+                    outcome = Strategy(workshop, tools).run()
+                except Infeasible as error:
+                    writing.infeasible(request, opened, workshop, str(error))
+                    raise
+            choice = _only(outcome) if tools is None else choose(workshop, outcome)
+            report = conclude(workshop, opened, outcome, choice, tools, request)
+            if recipe is not None:
+                report = replay.compare(recipe, workshop, choice, report)
+            writing.write(request, opened, workshop, choice, report)
         return Build(writing.read_report(request.out), request.out)
 
 
@@ -148,25 +150,31 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
 
 def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:
     """Run exactly these passes."""
-    if not passes or passes[-1].gives is not OnnxModel:
-        raise BadOption("passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()")
-    finished = workshop.finish("result", passes)
-    return Outcome({"original": workshop.source, "result": finished})
+    return Outcome({"original": workshop.source, "result": workshop.finish("result", passes)})
 
 
 def _only(outcome: Outcome) -> Choice:
     return Choice(outcome.candidates["result"], {name: "" for name in outcome.candidates})
 
 
-def _means(request: Request, opened: Opened, progress: Progress) -> Means:
-    """Return the means of this build; without data there is no floor to hold."""
+def _means(request: Request, opened: Opened, progress: Progress, recipe: replay.Recipe | None) -> Means:
+    """Return the means of this build; without data there is no floor to hold, and a replay trains as it was recorded.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if request.device == "cuda" and not torch.cuda.is_available():
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
     budget = request.budget if opened.has_data else dataclasses.replace(request.budget, max_accuracy_drop=None)
     return Means(
-        boards.load(request.target), budget, request.seed, request.cost, request.threads, cores, cores, device, progress
+        board=boards.load(request.target),
+        budget=budget,
+        seed=request.seed,
+        cost=request.cost,
+        threads=request.threads,
+        train_threads=cores if recipe is None else int(recipe["means"]["train_threads"]),
+        workers=cores,
+        device=device,
+        progress=progress,
     )
 
 

@@ -24,12 +24,14 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
     architecture must be named.
     """
     folder = Path(directory)
-    manifest, recipe = read_manifest(folder), replay.read(folder)
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or manifest["files"].get(weights.name, {}).get("sha256") != file_digest(weights):
-        raise BadBuild(f"{weights} is missing or was changed since the build")
+    manifest = read_manifest(folder)
+    for name in ("model.safetensors", "recipe.json"):
+        recorded = manifest["files"].get(name, {}).get("sha256")
+        if not (folder / name).is_file() or recorded != file_digest(folder / name):
+            raise BadBuild(f"{folder / name} is missing or was changed since the build; build again")
+    recipe = replay.read(folder)
     cuts = Surgery.from_json(recipe["cuts"])
-    return with_weights(_original(recipe, arch, module), cuts, weights).module.eval()
+    return with_weights(_original(recipe, arch, module), cuts, folder / "model.safetensors").module.eval()
 
 
 def _original(recipe: replay.Recipe, arch: str | None, module: nn.Module | None) -> TorchModel:
@@ -38,14 +40,14 @@ def _original(recipe: replay.Recipe, arch: str | None, module: nn.Module | None)
     shape = tuple(recipe["input_shape"])
     if module is not None:
         return TorchModel(module, ModelSpec(shape), (torch.zeros(shape),))
-    named = recipe["request"]["arch"]
-    if named and ".py:" in named and arch != named:
-        raise BadOption(f"this build's architecture is code in {named}; if you trust it, call load(…, arch={named!r})")
-    if not named and not recipe["request"]["model"]:
+    named, model = recipe["request"]["arch"], recipe["request"]["model"]
+    if named and ".py:" in named:
+        replay.require_repeated(recipe, "arch", named, arch)
+        return load_source(Source(None, arch), shape).model  # the weights are the build's own
+    if not named and not model:
         raise BadOption("this build was made from a module in memory; call load(…, module=that_module)")
-    model = recipe["request"]["model"]
     loaded = load_source(Source(Path(model) if model else None, named), shape)
     for role, digest in loaded.files.items():
         if recipe["inputs"].get(role) != digest:
-            raise BadBuild(f"the {role} file is not the one this build was made from")
+            raise BadBuild(f"the {role} file is not the one this build was made from; give it as it was")
     return loaded.model

@@ -14,7 +14,7 @@ from torch import nn
 from edgeprune.compiler.request import Request, configure
 from edgeprune.errors import BadOption
 from edgeprune.frontends.checkpoint import Loaded, Source, load
-from edgeprune.model import ModelSpec, TorchModel
+from edgeprune.model import ModelSpec, TorchModel, file_digest
 from edgeprune.tasks.base import Task
 from edgeprune.tasks.classification import Classification
 from edgeprune.tasks.custom import load_task
@@ -54,7 +54,10 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
         check = getattr(task, "check_model", None)
         if check is not None:
             check(int(original.module(*original.inputs).shape[1]))
-    return Opened(original, task, loaded.kind, loaded.files, tuple(notes))
+    files = dict(loaded.files)
+    if ":" in request.task:
+        files["task"] = file_digest(Path(request.task.rpartition(":")[0]))
+    return Opened(original, task, loaded.kind, files, tuple(notes))
 
 
 def _load(request: Request) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pydantic_core import to_jsonable_python
 from safetensors.torch import load_file, save
 
 from edgeprune import surgery
-from edgeprune.compiler.cache import Store, finish, finished, key
+from edgeprune.compiler.cache import Store, code_digest, finish, finished, key
 from edgeprune.errors import BadModel, BadOption, EdgepruneError
 from edgeprune.files import mending, write_atomic
 from edgeprune.model import OnnxModel, Surgery, TorchModel
@@ -53,7 +56,7 @@ class Pipeline:
         steps: list[StepRecord] = []
         name = base
         for one in self.passes:
-            name = key(name, one.name, describe(one))
+            name = step_key(name, one)
             try:
                 model, step = _run(one, model, ctx, store, name, candidate)
             except EdgepruneError as error:
@@ -62,6 +65,14 @@ class Pipeline:
                 raise
             steps.append(step)
         return model, tuple(steps)
+
+
+def step_key(before: str, one: AnyPass) -> str:
+    """Return the key of what ``one`` makes of the model of key ``before``: its options, and its code if it is a
+    user's.
+    """
+    parts = [one, *(getattr(one, f.name) for f in dataclasses.fields(one))]
+    return key(before, one.name, type(one).__qualname__, describe(one), code_digest(parts))
 
 
 def describe(one: AnyPass) -> dict[str, Any]:
@@ -77,6 +88,13 @@ def _plain(value: Any) -> Any:
         return {"name": getattr(value, "name", type(value).__qualname__), **fields}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | torch.Tensor):  # their repr leaves most of the numbers out
+        array = np.ascontiguousarray(value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value)
+        return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    if isinstance(value, Path):
+        return str(value)
     return value if isinstance(value, str | int | float | bool | type(None)) else repr(value)
 
 

@@ -27,6 +27,10 @@ from edgeprune.model import OnnxModel, file_digest, first_line
 from edgeprune.report import Report
 
 Recipe = Mapping[str, Any]
+_STRUCTURE = {
+    "request": dict, "kind": str, "inputs": dict, "means": dict, "input_shape": list, "cuts": dict, "passes": list,
+    "expect": dict,
+}  # fmt: skip
 
 
 def read(directory: Path) -> Recipe:
@@ -40,11 +44,15 @@ def read(directory: Path) -> Recipe:
         raise BadBuild(f"{path} cannot be read ({first_line(error)}); build again") from error
     if not isinstance(recipe, dict) or recipe.get("schema") != RECIPE_SCHEMA:
         raise BadBuild(f"{path} is not an {RECIPE_SCHEMA}; this version of edgeprune cannot replay it")
+    for name, kind in _STRUCTURE.items():
+        if not isinstance(recipe.get(name), kind):
+            raise BadBuild(f"{path} is damaged (its {name!r} is missing or not what it should be); build again")
     return {**recipe, "directory": str(directory)}
 
 
-def adopt(request: Request) -> tuple[Request, Recipe]:
-    """Return the recorded request, completed by what was given again, and the recipe.
+def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
+    """Return the recorded request, completed by what was given again, and the recipe; ``given`` says whether a module
+    was.
 
     Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be.
     Everything else comes from the recipe. Raises BadBuild, and BadOption when a file's code would run without being
@@ -56,17 +64,26 @@ def adopt(request: Request) -> tuple[Request, Recipe]:
         recorded = request_of(recipe["request"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadBuild(f"{request.recipe / 'recipe.json'} is damaged ({first_line(error)}); build again") from error
-    if recipe.get("kind") == "module" and request.model is None and request.arch is None:
+    if recipe["kind"] == "module" and not given and request.model is None and request.arch is None:
         raise BadOption("this recipe was made from a module in memory; replay it from Python with the same module")
-    for option, then, now in (("--arch", recorded.arch, request.arch), ("--task", recorded.task, request.task)):
-        if then and ".py:" in then and now != then:
-            raise BadOption(
-                f"this recipe runs the code of {then}; if you trust it, repeat it on the command line: {option} {then}"
-            )
+    for role, then, now in (("arch", recorded.arch, request.arch), ("task", recorded.task, request.task)):
+        if then and ".py:" in then:
+            require_repeated(recipe, role, then, now)
     if recorded.trust_pickle and not request.trust_pickle:
         raise BadOption("this recipe unpickles its model file; if you trust that file, repeat --trust-pickle")
     again = {name: getattr(request, name) for name in ("model", "arch", "data") if getattr(request, name) is not None}
+    if request.task != "auto":
+        again["task"] = request.task
     return dataclasses.replace(recorded, **again, out=request.out, recipe=request.recipe), recipe
+
+
+def require_repeated(recipe: Recipe, role: str, then: str, now: str | None) -> None:
+    """Raise unless the user named the code again (``now``, BadOption), and it is the recorded code (BadBuild)."""
+    if now is None or ".py:" not in now:
+        raise BadOption(f"this build runs the code of {then}; if you trust it, name it again with --{role} {then}")
+    path = Path(now.rpartition(":")[0])
+    if path.is_file() and recipe["inputs"].get(role) != file_digest(path):
+        raise BadBuild(f"{path} was changed since this recipe was made; give the file as it was")
 
 
 def check(recipe: Recipe, opened: Opened) -> None:
@@ -74,9 +91,10 @@ def check(recipe: Recipe, opened: Opened) -> None:
     then = recipe["inputs"]
     now = {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}
     for role, digest in now.items():
-        if then.get(role) not in (digest, None):
+        recorded = str(then.get(role, "nothing"))
+        if recorded != digest:
             raise BadBuild(
-                f"the {role} is not the one this recipe was made from (sha256 {digest[:12]}…, not {then[role][:12]}…)"
+                f"the {role} is not the one this recipe was made from (sha256 {digest[:12]}…, not {recorded[:12]}…)"
             )
 
 
@@ -87,16 +105,15 @@ def passes(recipe: Recipe) -> tuple[AnyPass, ...]:
         try:
             cls = Recut if entry["pass"] == "recut" else find.find("passes", entry["pass"])
             found.append(TypeAdapter(cls).validate_python(entry["options"]))
-        except (ValidationError, KeyError, TypeError, BadOption) as error:
-            raise BadBuild(
-                f"the recipe's pass {entry.get('pass')!r} cannot be replayed: {first_line(error)}"
-            ) from error
+        except (ValidationError, LookupError, TypeError, ValueError, BadOption) as error:
+            name = entry.get("pass") if isinstance(entry, dict) else entry
+            raise BadBuild(f"the recipe's pass {name!r} cannot be replayed: {first_line(error)}") from error
     return tuple(found)
 
 
 def compare(recipe: Recipe, workshop: Workshop, choice: Choice, report: Report) -> Report:
     """Return the report with a line that says whether the replay gave the same bytes, and if not, how far it is off."""
-    expected = recipe["expect"]["model.onnx"]
+    expected = str(recipe["expect"].get("model.onnx"))
     found = file_digest(choice.finished.model.path)
     if found == expected:
         line = f"replayed: model.onnx has the same sha256 ({found[:12]}…)"

@@ -55,6 +55,17 @@ class Request:
     seed: int = 0
     out: Path = Path("build/model")
 
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("effort", "precision", "cost", "device"):
+            value, known = getattr(self, name), get_args(hints[name])
+            if value not in known:
+                raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")
+        if self.threads < 1:
+            raise BadOption(f"threads must be at least 1, not {self.threads}")
+        if not 0 <= self.seed < 2**32:
+            raise BadOption(f"the seed must be in [0, 2**32), not {self.seed}")
+
 
 @overload
 def configure(target: type[T], settings: Mapping[str, str]) -> T: ...

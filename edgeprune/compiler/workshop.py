@@ -16,8 +16,8 @@ import numpy as np
 from edgeprune import find
 from edgeprune.backends.base import Artifact, Backend
 from edgeprune.budget import Budget, holds_floor
-from edgeprune.compiler.cache import Journal, Store, finish, finished, key, source_digest, versions
-from edgeprune.compiler.pipeline import AnyPass, Pipeline, describe
+from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
+from edgeprune.compiler.pipeline import AnyPass, Pipeline, step_key
 from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
@@ -73,22 +73,43 @@ class Workshop:
         self.original, self.task, self.means = original, task, means
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
-        self.identity = key(original.digest(), task.digest() if task else None, means.seed, source_digest(), versions())
+        self.identity = key(
+            original.digest(),
+            task.digest() if task else None,
+            means.seed,
+            source_digest(),
+            code_digest([task, *original.module.modules()]),
+            versions(),
+        )
+        detected = {name: means.board.detected.get(name) for name in ("cpu", "machine", "isa")}
         self._base = key(
             self.identity,
-            means.board.model_dump(),
+            means.board.model_dump(exclude={"detected"}),
+            detected,
             dataclasses.astuple(means.budget),
             means.cost,
             means.threads,
             means.train_threads,
             means.device,
         )
+        self._runtime = key(self.identity, means.board.backend, detected, means.threads)
         self.steps: list[StepRecord] = []
         self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
         self._artifacts: dict[str, Artifact] = {}
         self._context = self._start()
-        self.source = self._finish_original()
+        try:
+            self.source = self._finish_original()
+        except BaseException:
+            self._scratch.cleanup()
+            raise
         self._context = dataclasses.replace(self._context, baseline=self.source.score)
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take the emitted artifacts away; what is in the store stays."""
+        self._scratch.cleanup()
 
     def _start(self) -> Context:
         means = self.means
@@ -145,14 +166,14 @@ class Workshop:
     def _after(self, passes: Sequence[AnyPass]) -> str:
         name = self._base
         for one in passes:
-            name = key(name, one.name, describe(one))
+            name = step_key(name, one)
         return name
 
     def score(self, model: OnnxModel, split: Split) -> Score | None:
         """Score an emitted graph on the target's runtime; None without a task."""
         if self.task is None:
             return None
-        with self.store.open(key("score", self.identity, model.digest(), split, self.means.threads)) as folder:
+        with self.store.open(key("score", self._runtime, model.digest(), split)) as folder:
             if finished(folder):
                 saved = np.load(folder / "score.npz", allow_pickle=False)
                 return Score(float(saved["value"]), int(saved["n"]), saved["per_item"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +18,34 @@ from edgeprune.compiler.outcome import Choice
 from edgeprune.compiler.pipeline import weights
 from edgeprune.compiler.recut import Recut
 from edgeprune.compiler.request import Request
-from edgeprune.compiler.verify import numbers, write_manifest
+from edgeprune.compiler.verify import FILES, numbers, write_manifest
 from edgeprune.compiler.workshop import Finished, Workshop
-from edgeprune.files import write_atomic
+from edgeprune.files import mending, write_atomic
 from edgeprune.model import OnnxModel, file_digest
 from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
 
 RECIPE_SCHEMA = "edgeprune-recipe/1"
+_NAMES = ("manifest.json", *FILES)
 
 
 def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, report: Report) -> None:
-    """Write model, weights, recipe, report and manifest to ``request.out``."""
-    out, chosen = request.out, choice.finished
+    """Write model, weights, recipe, report and manifest to ``request.out``: all of them or none."""
+    chosen = choice.finished
     assert chosen.torch is not None
-    _forget(out)
-    write_atomic(out / "model.onnx", chosen.model.path.read_bytes())
-    write_atomic(out / "model.safetensors", weights(chosen.torch))
-    write_atomic(
-        out / "recipe.json", json.dumps(recipe(request, opened, workshop, chosen), indent=1, sort_keys=True) + "\n"
-    )
-    artifacts = [
-        ArtifactRow(path=name, sha256=file_digest(out / name), bytes=(out / name).stat().st_size)
-        for name in ("model.onnx", "model.safetensors", "recipe.json")
-    ]
-    _write_report(request, opened, workshop, report.model_copy(update={"artifacts": artifacts}))
+    with _staged(request.out) as folder:
+        write_atomic(folder / "model.onnx", chosen.model.path.read_bytes())
+        write_atomic(folder / "model.safetensors", weights(chosen.torch))
+        decided = recipe(request, opened, workshop, chosen)
+        write_atomic(folder / "recipe.json", json.dumps(decided, indent=1, sort_keys=True) + "\n")
+        artifacts = [
+            ArtifactRow(path=name, sha256=file_digest(folder / name), bytes=(folder / name).stat().st_size)
+            for name in ("model.onnx", "model.safetensors", "recipe.json")
+        ]
+        _write_report(folder, request, opened, report.model_copy(update={"artifacts": artifacts}))
 
 
 def infeasible(request: Request, opened: Opened, workshop: Workshop, reason: str) -> None:
     """Write the report, and only that, of a build that was refused before its search."""
-    _forget(request.out)
     source = workshop.source
     row: Candidate = workshop.describe(source, Measurement(source="unavailable"))
     report = Report(
@@ -63,11 +64,11 @@ def infeasible(request: Request, opened: Opened, workshop: Workshop, reason: str
         notes=[reason],
         environment={"versions": versions(), "seed": request.seed},
     )
-    _write_report(request, opened, workshop, report, model=False)
+    with _staged(request.out) as folder:
+        _write_report(folder, request, opened, report, model=False)
 
 
-def _write_report(request: Request, opened: Opened, workshop: Workshop, report: Report, model: bool = True) -> None:
-    out = request.out
+def _write_report(out: Path, request: Request, opened: Opened, report: Report, model: bool = True) -> None:
     write_atomic(out / "report.json", report.to_json())
     write_atomic(out / "report.html", page.render(report))
     write_manifest(
@@ -90,10 +91,29 @@ def read_report(out: Path) -> Report:
     return Report.from_json((out / "report.json").read_bytes())
 
 
-def _forget(out: Path) -> None:
-    """Take an earlier build's files away, its manifest first: a folder without one is no build."""
-    for name in ("manifest.json", "model.onnx", "model.safetensors", "recipe.json", "report.json", "report.html"):
-        (out / name).unlink(missing_ok=True)
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """Give a folder to write a build to; what is in it replaces an earlier build only once all of it is there.
+
+    The manifest goes first and comes last, so that a folder with one is a whole build at every moment.
+    """
+    new, staging = not out.exists(), out / ".partial"
+    try:
+        with mending(out):
+            shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed here
+            staging.mkdir(parents=True)
+        yield staging
+        with mending(out):
+            for name in _NAMES:
+                (out / name).unlink(missing_ok=True)
+            for name in reversed(_NAMES):
+                if (staging / name).exists():
+                    (staging / name).replace(out / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # only an empty one goes
+                out.rmdir()
 
 
 def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finished) -> dict[str, Any]:
