@@ -1,7 +1,6 @@
 # make demo    compile the digits example, from nothing but Python >= 3.11 and make
 # make test    run the tests
 # make check   ruff and mypy
-# make clean   remove the virtual environment and what the demo built
 #
 # PYTHON names another interpreter (make demo PYTHON=python3.13), VENV another folder for the virtual environment.
 
@@ -9,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check
 
 demo: $(VENV)/examples.stamp build/digits.npz
 	$(BIN)/edgeprune compile examples/digits/digits.safetensors --arch examples/digits/model.py:digits \
@@ -23,9 +22,6 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p edgeprune
 	$(BIN)/mypy benchmarks
-
-clean:
-	rm -rf $(VENV) build/digits build/digits.npz
 
 build/digits.npz: examples/digits/prepare.py | $(VENV)/examples.stamp
 	$(BIN)/python examples/digits/prepare.py $@
