@@ -21,7 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model"},
-    {"groups", "surgery", "importance", "tracing", "recalibration", "profiles", "tasks", "frontends"},
+    {"groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
+    | {"profiles", "tasks", "frontends"},
     {"agents", "backends"},
     {"passes"},
     {"compiler"},

@@ -18,19 +18,19 @@ from edgeprune.groups import Widths
 class A2c(Agent):
     """Stable-Baselines3's A2C, one update from each round of 4 whole episodes.
 
-    It knows no masks: the environment projects an illegal action to the nearest legal one. That projection is part of the
-    dynamics, so the gradient rightly goes to the action the policy drew.
+    It knows no masks: the environment projects an illegal action to the nearest legal one. That projection is part of
+    the dynamics, so the gradient rightly goes to the action the policy drew.
     """
 
     name: ClassVar[str] = "a2c"
     learns: ClassVar[bool] = True
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     entropy: float = 0.01
     changes: float = 2.5
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""
-        def make(vector: PlanVec) -> A2C:
+        def make(vector: PlanVec, seed: int) -> A2C:
             return A2C(
                 "MlpPolicy", vector, learning_rate=self.learning_rate, n_steps=env.steps, gamma=1.0, gae_lambda=1.0,
                 ent_coef=self.entropy, normalize_advantage=True, use_rms_prop=False,
@@ -38,6 +38,6 @@ class A2c(Agent):
             )
 
         def teach(model: A2C, lessons: Lessons) -> None:
-            clone(model.policy, model.policy.evaluate_actions, lessons, self.changes, self.learning_rate)
+            clone(model.policy, model.policy.evaluate_actions, lessons, self.changes)
 
-        train(env, start, make, teach)
+        train(env, seed, start, make, teach)

@@ -1,6 +1,6 @@
-"""What every searcher meets: the space with its action wall, the shared evaluator, and the trace it leaves. No torch here.
+"""What every searcher meets: the shared evaluator, its own account there, and the trace it leaves. No torch here.
 
-    Agent.search ── explore ──> Account.scores ──> Evaluator.scores ──> score (the driver's), memo (the driver's journal)
+    Agent.search ── explore ──> Account.scores ──> Evaluator.scores ──> score and memo, both the driver's
                                        └──> Trace
 """
 
@@ -9,135 +9,27 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from edgeprune.errors import BadModel, BadOption, Infeasible, UnmetRequirement
-from edgeprune.groups import DROP, CostModel, Widths, canonical
+from edgeprune.agents.space import Space
+from edgeprune.errors import BadModel
+from edgeprune.groups import Widths
 
 if TYPE_CHECKING:
     from edgeprune.agents.env import SparsityEnv
 
-_WORDS = {"macs": "MACs", "parameters": "parameters"}
+__all__ = ["Account", "Agent", "Asked", "Evaluator", "OutOfEvaluations", "Space", "Trace", "key"]
 
 
-@dataclass(frozen=True, eq=False)
-class Space:
-    """Every plan a search may propose: options of the free groups, under absolute ceilings on ``macs`` or ``parameters``.
+class OutOfEvaluations(Exception):
+    """Raised when the next new plan may not be evaluated any more; ``scores`` are those of the plans before it.
 
-    Widths name every group of ``cost``; *choices* name the free ones alone (those with more than one option), in the same
-    order. The cost of a plan must not fall when a width grows, which holds for the cost algebra.
-
-    Raises UnmetRequirement if no group is free, BadOption for a quantity the algebra does not know, and Infeasible, naming
-    the reachable range, if the smallest plan breaks a ceiling.
+    Control flow between a searcher and its account: it never leaves ``Agent.search``.
     """
-
-    cost: CostModel
-    limits: Mapping[str, float]
-
-    def __post_init__(self) -> None:
-        for quantity in self.limits:
-            if quantity not in self.cost.full:
-                raise BadOption(f"a search cannot limit {quantity}; it can limit {', '.join(self.cost.full)}")
-        if not self.free:
-            raise UnmetRequirement("no group of this model can be pruned; `edgeprune inspect` says why for each of them")
-        smallest = self.cost.cost(self.minimum())
-        for quantity, limit in self.limits.items():
-            if smallest[quantity] > limit:
-                full, word = self.cost.full[quantity], _WORDS[quantity]
-                reach = math.ceil(1000 * smallest[quantity] / full) / 1000
-                raise Infeasible(
-                    f"the ceiling of {limit:.4g} {word} ({limit / full:.3f}x of the original's) is out of reach: the smallest "
-                    f"reachable is {reach:.3f}x of the original's {word}; set --max-{quantity} to {reach:.3f}x or more"
-                )
-
-    @cached_property
-    def free(self) -> tuple[int, ...]:
-        """Indices of the groups that have a choice, in topological order: the steps of an episode."""
-        return tuple(i for i, group in enumerate(self.cost.groups) if len(group.options()) > 1)
-
-    @cached_property
-    def options(self) -> tuple[Widths, ...]:
-        """The widths on offer at each free group, from the widest to the cheapest (DROP last)."""
-        return tuple(self.cost.groups[i].options() for i in self.free)
-
-    @cached_property
-    def openers(self) -> tuple[int | None, ...]:
-        """For each free group the position in ``free`` of the group that may drop the block around it, or None."""
-        opened = {self.cost.groups[i].block: at for at, i in enumerate(self.free) if self.cost.groups[i].block}
-        inside = [opened.get(self.cost.groups[i].inside) for i in self.free]
-        return tuple(None if at is None or at >= step else at for step, at in enumerate(inside))
-
-    def complete(self, choices: Sequence[int], rest: Widths) -> Widths:
-        """Return the widths whose first free groups take ``choices`` and whose other groups stand as in ``rest``."""
-        widths = list(rest)
-        for i, width in zip(self.free, choices, strict=False):
-            widths[i] = width
-        return tuple(widths)
-
-    def choices(self, widths: Widths) -> Widths:
-        """Return the widths of the free groups alone."""
-        return tuple(widths[i] for i in self.free)
-
-    def full(self) -> Widths:
-        """Return the original's widths."""
-        return tuple(group.channels for group in self.cost.groups)
-
-    def minimum(self) -> Widths:
-        """Return the cheapest plan: every free group dropped where that is on offer, else on its lowest rung."""
-        return self.complete([options[-1] for options in self.options], self.full())
-
-    def canonical(self, widths: Sequence[int]) -> Widths:
-        """Return the one spelling of a plan: groups inside a dropped block stand at full width."""
-        return canonical(self.cost.groups, widths)
-
-    def share(self, widths: Sequence[int]) -> float:
-        """Return the cost as a share of its ceiling, the largest over the ceilings; at most 1 is feasible."""
-        cost = self.cost.cost(widths)
-        return max((cost[quantity] / limit for quantity, limit in self.limits.items()), default=0.0)
-
-    def excess(self, widths: Sequence[int]) -> float:
-        """Return by how much the ceilings are broken, as the sum of the shares above 1; 0 is feasible."""
-        cost = self.cost.cost(widths)
-        return sum(max(0.0, cost[quantity] / limit - 1.0) for quantity, limit in self.limits.items())
-
-    def skipped(self, choices: Sequence[int]) -> bool:
-        """Whether the next free group lies in a block that ``choices`` already dropped."""
-        opener = self.openers[len(choices)]
-        return opener is not None and choices[opener] == DROP
-
-    def legal(self, choices: Sequence[int]) -> tuple[bool, ...]:
-        """Return the action wall at the next free group: which of its options leave a feasible plan in reach.
-
-        An option is legal iff the choices so far, the option, and everything after at its cheapest fit the ceilings. Costs fall
-        along the options, so the first legal one is bisected. Inside a dropped block only full width is legal. At
-        least one option is legal as long as the choices before were.
-        """
-        step = len(choices)
-        options = self.options[step]
-        if self.skipped(choices):
-            return (True,) + (False,) * (len(options) - 1)
-        rest = list(self.complete(choices, self._minimum))
-
-        def fits(option: int) -> bool:
-            rest[self.free[step]] = options[option]
-            return self.share(rest) <= 1.0
-
-        first = bisect_left(range(len(options) - 1), True, key=fits)
-        return (False,) * first + (True,) * (len(options) - first)
-
-    @cached_property
-    def _minimum(self) -> Widths:
-        return self.minimum()
-
-
-class OutOfEvaluations(Exception):  # noqa: N818  (control flow between a searcher and its account, never an error)
-    """Raised when the next new plan may not be evaluated any more; ``scores`` are those of the plans before it."""
 
     def __init__(self, scores: list[float]) -> None:
         super().__init__("the evaluations of this search are spent")
@@ -150,12 +42,12 @@ def key(widths: Widths) -> str:
 
 
 class Evaluator:
-    """Scores plans for every searcher of one run, and counts the true evaluations: the distinct plans this run asked for.
+    """Scores plans for every searcher of one run and counts true evaluations: the distinct plans the run asked for.
 
     ``score`` takes new plans and yields one finite score each, in order, higher is better; the driver evaluates them in
-    parallel behind it. ``memo`` is the driver's journal by ``key(widths)``: a score found there costs no time, but counts as
-    an evaluation when it is first asked for, so that a resumed run takes the same decisions. Each score is written to
-    it as it arrives. ``limit`` is for the whole run.
+    parallel behind it. ``memo`` is the driver's journal by ``key(widths)``: a score found there costs no time, but
+    counts as an evaluation when it is first asked for, so that a resumed run takes the same decisions. Each score is
+    written to it as it arrives. ``limit`` is for the whole run.
     """
 
     def __init__(self, score: Callable[[Sequence[Widths]], Iterable[float]], limit: int,
@@ -175,8 +67,8 @@ class Evaluator:
     def scores(self, batch: Sequence[Widths], searcher: str, most: int | None = None) -> list[float]:
         """Return the scores of canonical plans, of which at most ``most`` may be new.
 
-        Raises OutOfEvaluations at the first plan that may not be evaluated, after evaluating those before it, and BadModel for a
-        score that is not finite.
+        Raises OutOfEvaluations at the first plan that may not be evaluated, after evaluating those before it, and
+        BadModel for a score that is not finite.
         """
         allowed = self.left if most is None else min(most, self.left)
         new = list(dict.fromkeys(plan for plan in batch if plan not in self.known))[:max(allowed, 0)]
@@ -210,8 +102,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Trace:
-    """What one search did. ``asked`` are its distinct plans in order, those others had paid for included; ``spent`` are its own
-    true evaluations. ``best`` is the best feasible plan asked for (the first of equals), None if there is none.
+    """What one search did.
+
+    ``asked`` are its distinct plans in order, those others had paid for included; ``spent`` counts its own true
+    evaluations. ``best`` is the best feasible plan asked for (the first of equals), None if there is none.
     """
 
     searcher: str
@@ -256,22 +150,22 @@ class Account:
         plans = [self.space.canonical(widths) for widths in batch]
         known, before = len(self.evaluator.known), self.evaluator.seconds
         try:
-            found = self.evaluator.scores(plans, self.searcher, self.left)
-        except OutOfEvaluations as out:
-            found = out.scores
-            raise
+            return self.evaluator.scores(plans, self.searcher, self.left)
         finally:
             self.spent += len(self.evaluator.known) - known
             self.evaluation_seconds += self.evaluator.seconds - before
             for plan in plans:
                 if plan in self.evaluator.known and plan not in self._asked:
                     self._asked[plan] = Asked(plan, self.evaluator.known[plan], self.space.share(plan))
-        return found
+
+    def elite(self, count: int) -> list[Widths]:
+        """Return the best feasible plans asked for so far, best first (the earlier of equals)."""
+        feasible = [asked for asked in self._asked.values() if asked.share <= 1.0]
+        return [asked.widths for asked in sorted(feasible, key=lambda asked: -asked.score)[:count]]
 
     def trace(self) -> Trace:
         """Return what was done so far."""
-        feasible = [asked for asked in self._asked.values() if asked.share <= 1.0]
-        best = max(feasible, key=lambda asked: asked.score, default=None)
+        best = next((self._asked[widths] for widths in self.elite(1)), None)
         seconds = time.perf_counter() - self._started
         return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, seconds, self.evaluation_seconds)
 
@@ -286,12 +180,13 @@ class Agent(ABC):
     def search(self, env: SparsityEnv, evaluations: int, seed: int, start: Sequence[Widths] = ()) -> Trace:
         """Spend up to ``evaluations`` new plans looking for the best feasible one; deterministic for a seed.
 
-        ``start`` are plans to begin from (others' best). They are free if the evaluator knows them; those that do not fit the
-        ceilings are left out.
+        ``start`` are plans to begin from (others' best). They are free if the evaluator knows them; those that do not
+        fit the ceilings are left out.
         """
         account = Account(env.space, env.evaluator, self.name, evaluations)
         with suppress(OutOfEvaluations):
-            self.explore(env.twin(account), seed, [plan for plan in start if env.space.share(plan) <= 1.0])
+            fitting = [env.space.canonical(plan) for plan in start if env.space.share(plan) <= 1.0]
+            self.explore(env.twin(account), seed, fitting)
         return account.trace()
 
     @abstractmethod

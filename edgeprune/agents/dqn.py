@@ -19,10 +19,12 @@ from edgeprune.groups import Widths
 
 @dataclass(frozen=True)
 class Dqn(Agent):
-    """Stable-Baselines3's DQN with returns over whole episodes (n-step with n = episode length: the reward is at the end).
+    """Stable-Baselines3's DQN with returns over whole episodes, since the reward is at the end.
 
-    Exploration falls from ``explore_first`` (``explore_warm`` after a warm start) to ``explore_last`` over the first
-    ``explore_share`` of the evaluations; ``updates`` gradient steps follow each round of 4 episodes. Start plans fill the replay memory first, and ``lessons`` updates learn from them.
+    Exploration falls from ``explore_first`` to ``changes`` random steps an episode over the first ``explore_share`` of
+    the evaluations, and begins there after a warm start. Start plans fill the replay memory first, and ``lessons``
+    updates imitate them with a ``margin`` of reward (Hester et al., "Deep Q-learning from demonstrations", AAAI 2018).
+    ``updates`` follow each round of 4 episodes.
     """
 
     name: ClassVar[str] = "dqn"
@@ -32,24 +34,25 @@ class Dqn(Agent):
     updates: int = 24
     lessons: int = 200
     explore_first: float = 0.8
-    explore_warm: float = 0.3
-    explore_last: float = 0.1
     explore_share: float = 0.6
+    changes: float = 1.5
+    margin: float = 1.0
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Fill the replay memory with the start plans, then learn from all that was seen."""
-        def make(vector: PlanVec) -> DQN:
+        last = min(self.changes / env.steps, 0.5)
+
+        def make(vector: PlanVec, seed: int) -> DQN:
             return _LegalDQN(
                 "MlpPolicy", vector, learning_rate=self.learning_rate, gamma=1.0, n_steps=env.steps,
                 batch_size=self.batch_size, buffer_size=100_000, learning_starts=0, train_freq=env.steps,
                 gradient_steps=self.updates, target_update_interval=ENVS * env.steps,
                 exploration_fraction=self.explore_share / REPEATS,
-                exploration_initial_eps=self.explore_warm if start else self.explore_first,
-                exploration_final_eps=self.explore_last,
+                exploration_initial_eps=last if start else self.explore_first, exploration_final_eps=last,
                 policy_kwargs={"net_arch": [64, 64]}, seed=seed, device="cpu",
             )
 
-        train(env, start, make, self._teach)
+        train(env, seed, start, make, self._teach)
 
     def _teach(self, model: DQN, lessons: Lessons) -> None:
         """Add every lesson to the replay memory, in rows of ENVS episodes, and learn from them."""
@@ -65,7 +68,21 @@ class Dqn(Agent):
                     lessons.observations[at], lessons.observations[after], lessons.actions[at].reshape(ENVS, 1),
                     lessons.rewards[at], np.full(ENVS, ends), [{} for _ in at],
                 )
-        model.train(self.lessons, self.batch_size)
+        self._imitate(model, lessons)
+
+    def _imitate(self, model: DQN, lessons: Lessons) -> None:
+        """Fit the taught actions' values to their returns, and keep every other legal one a margin below them (DQfD)."""
+        observations, actions = torch.from_numpy(lessons.observations), torch.from_numpy(lessons.actions)[:, None]
+        illegal, weights, returns = ~torch.from_numpy(lessons.masks), lessons.weights(), lessons.returns()
+        for _ in range(self.lessons):
+            values = model.q_net(observations)
+            taught = values.gather(1, actions)[:, 0]
+            rivals = (values + self.margin).scatter(1, actions, taught[:, None]).masked_fill(illegal, -torch.inf)
+            loss = (weights * (rivals.max(1).values - taught + 0.5 * (taught - returns) ** 2)).sum()
+            model.policy.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            model.policy.optimizer.step()
+        model.q_net_target.load_state_dict(model.q_net.state_dict())
 
 
 class _LegalDQN(DQN):

@@ -11,12 +11,15 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from edgeprune.agents.base import Account, Evaluator, Space
+from edgeprune.agents.base import Account, Evaluator
+from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, FRACTIONS, Op, Widths
 
 RUNGS = len(FRACTIONS)
 ACTIONS = RUNGS + 1
-"""One for each of FRACTIONS, then dropping the block: the same for every network, so that a policy can be moved between them."""
+"""One for each of FRACTIONS, then dropping the block: the same for every network, so that a policy can be moved
+between them.
+"""
 _DROP_ACTION = RUNGS
 _WAVES = 4
 _STATIC = 10 + 2 * _WAVES
@@ -41,13 +44,14 @@ def actions_of(options: Widths) -> tuple[int, ...]:
 class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """One step per free group in topological order; the reward comes at the end, and γ is 1.
 
-    The action wall makes every episode feasible: an illegal action is replaced by the nearest legal one (the wider of two), and
-    what was done is in ``info["action"]`` and in the next observation. A group inside a block dropped earlier takes a step
-    whose only legal action is 0. Reward: (score − ``reference``) / ``scale``, clipped to ±10; ``info`` of the last step
-    carries ``widths`` and ``score``.
+    The action wall makes every episode feasible: an illegal action is replaced by the nearest legal one (the wider of
+    two), and what was done is in ``info["action"]`` and in the next observation. A group inside a block dropped
+    earlier takes a step whose only legal action is 0. Reward: (score − ``reference``) / ``scale``, clipped to ±10;
+    ``info`` of the last step carries ``widths`` and ``score``.
 
-    The observation is float32, shape (OBSERVATIONS,), in [-1, 1]: where the episode stands, what the group is (channels, kernel,
-    stride, resolution, share of MACs and parameters), and how the plan so far lies to the ceilings.
+    The observation is float32, shape (OBSERVATIONS,), in [-1, 1]: where the episode stands, what the group is
+    (channels, kernel, stride, resolution, share of MACs and parameters), and how the plan so far lies to the
+    ceilings.
     """
 
     def __init__(self, space: Space, evaluator: Evaluator, *, scale: float = 0.1, reference: float = 0.0,
@@ -142,7 +146,8 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         dynamic = [
             2.0 * least - 1.0,
             math.tanh(most - 1.0),
-            (1.0 - least) / max(most - least, 1e-9) * 2.0 - 1.0,  # how far between all-least and all-full the rest may lie
+            # How far between all-least and all-full the rest may lie.
+            (1.0 - least) / max(most - least, 1e-9) * 2.0 - 1.0,
             2.0 * self._last / _DROP_ACTION - 1.0,
             1.0 if self._last == _DROP_ACTION else 0.0,
             1.0 if self._projected else 0.0,
@@ -164,7 +169,8 @@ def _describe(space: Space, step: int) -> list[float]:
     position = step / len(space.free)
     waves = [wave(2.0**k * math.pi * position) for k in range(_WAVES) for wave in (math.sin, math.cos)]
     ops = {op.name: op for op in space.cost.ops}
-    op = next((ops[m.module] for m in group.members if m.side == "out" and m.module in ops), Op("", group.channels, None))
+    first = next((ops[m.module] for m in group.members if m.side == "out" and m.module in ops), None)
+    op = first or Op("", group.channels, None)
     shares = space.cost.share_of(index)
     return [
         2.0 * position - 1.0,

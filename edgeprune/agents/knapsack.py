@@ -1,7 +1,7 @@
 """One option a group under the ceilings as a knapsack, solved exactly on the sensitivity table.
 
-The idea is HALP's (Shen et al., NeurIPS 2022): importance as value, cost as weight; here with measured losses and a mixed-integer
-linear program instead of its augmented knapsack.
+The idea is HALP's (Shen et al., NeurIPS 2022): importance as value, cost as weight; here with measured losses and a
+mixed-integer linear program instead of its augmented knapsack.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from edgeprune.agents.base import Agent, Space
+from edgeprune.agents.base import Agent
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
 from edgeprune.agents.table import Table, evaluate_first, sensitivity
 from edgeprune.groups import DROP, Widths
 
@@ -26,9 +27,9 @@ _GAP = 1e-3
 class Knapsack(Agent):
     """The table's losses summed, least under the ceilings.
 
-    Cost is not a sum over groups (two neighbours' cuts multiply), so it is linearised around a plan, solved, and linearised
-    again around the answer, ``rounds`` times; each answer is tightened along the table until its true cost fits. All distinct
-    answers are evaluated, the best predicted first.
+    Cost is not a sum over groups (two neighbours' cuts multiply), so it is linearised around a plan, solved, and
+    linearised again around the answer, ``rounds`` times; each answer is tightened along the table until its true cost
+    fits. All distinct answers are evaluated, the best predicted first.
     """
 
     name: ClassVar[str] = "knapsack"
@@ -54,8 +55,8 @@ class Knapsack(Agent):
 def solve(table: Table, around: Widths) -> Widths | None:
     """Return the plan of least predicted loss under the ceilings, costs being linear around the plan ``around``.
 
-    Every group takes one option; inside a dropped block only full width, which is free of loss and cost there. None if the
-    linearised problem has no solution (its true one may).
+    Every group takes one option; inside a dropped block only full width, which is free of loss and cost there. None
+    if the linearised problem has no solution (its true one may).
     """
     space = table.space
     where = [(at, option) for at, options in enumerate(space.options) for option in range(len(options))]

@@ -26,7 +26,7 @@ class Ppo(Agent):
 
     name: ClassVar[str] = "ppo"
     learns: ClassVar[bool] = True
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     rounds: int = 2
     epochs: int = 10
     clip_range: float = 0.2
@@ -37,7 +37,7 @@ class Ppo(Agent):
         """Clone the start plans, then learn from whole episodes."""
         steps = self.rounds * env.steps
 
-        def make(vector: PlanVec) -> MaskablePPO:
+        def make(vector: PlanVec, seed: int) -> MaskablePPO:
             return MaskablePPO(
                 "MlpPolicy", vector, learning_rate=self.learning_rate, n_steps=steps, batch_size=steps * ENVS // 2,
                 n_epochs=self.epochs, gamma=1.0, gae_lambda=1.0, clip_range=self.clip_range, ent_coef=self.entropy,
@@ -46,6 +46,6 @@ class Ppo(Agent):
 
         def teach(model: MaskablePPO, lessons: Lessons) -> None:
             evaluate = partial(model.policy.evaluate_actions, action_masks=torch.from_numpy(lessons.masks))
-            clone(model.policy, evaluate, lessons, self.changes, self.learning_rate)
+            clone(model.policy, evaluate, lessons, self.changes)
 
-        train(env, start, make, teach)
+        train(env, seed, start, make, teach)

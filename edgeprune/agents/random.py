@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeprune.agents.base import Agent, Space
+from edgeprune.agents.base import Agent
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
 from edgeprune.groups import Widths
 
 _BATCH = 8
@@ -20,8 +21,8 @@ class Random(Agent):
     """Draws every group's option uniformly until the cost falls in [``low``, 1] of the ceiling.
 
     The draws do not go through the action wall: that would push them towards plans that keep much at the front and
-    little at the back, and flatter whatever is compared with them. After ``draws`` misses the best-fitting draw is moved
-    into the window one option at a time. The search ends early when ``patience`` plans in a row were known.
+    little at the back, and flatter whatever is compared with them. After ``draws`` misses the best-fitting draw is
+    moved into the window one option at a time. The search ends early when ``patience`` plans in a row were known.
     """
 
     name: ClassVar[str] = "random"

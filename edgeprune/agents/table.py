@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeprune.agents.base import Account, Space
+from edgeprune.agents.base import Account
+from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, Widths
 
 _FRACTIONS = (0.5, 0.25)
@@ -15,7 +16,8 @@ _FRACTIONS = (0.5, 0.25)
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Predicted loss of every option of every free group, taken alone; ``losses[g][o]`` ≥ 0 goes with ``space.options[g][o]``.
+    """Predicted loss of every option of every free group, taken alone; ``losses[g][o]`` ≥ 0 goes with
+    ``space.options[g][o]``.
 
     The prediction for a plan is their sum: no interaction between groups is known to it.
     """
@@ -56,7 +58,9 @@ class Table:
         return plans
 
     def neighbours(self, widths: Widths) -> list[Widths]:
-        """Return the feasible plans that widen at most one group by a rung and cut at most one other, by predicted loss."""
+        """Return the feasible plans that widen at most one group by a rung and cut at most one other, by predicted
+        loss.
+        """
         space, found = self.space, set()
         choices = space.choices(widths)
         for at, (options, width) in enumerate(zip(space.options, choices, strict=True)):
@@ -70,10 +74,10 @@ class Table:
 def sensitivity(account: Account) -> Table:
     """Measure the table: the original, then each free group alone at about 1/2, then dropped, then at about 1/4.
 
-    One evaluation is held back for the plan the table leads to; where the allowance ends sooner, what was not measured is filled
-    in. Between points the loss is linear in the fraction kept; beyond them it follows the last slope; it never falls
-    as a group shrinks. A group without any point of its own loses, per share of its own channels, the mean of
-    the others, which without any point at all makes a table of plain channel fractions.
+    One evaluation is held back for the plan the table leads to; where the allowance ends sooner, what was not
+    measured is filled in. Between points the loss is linear in the fraction kept; beyond them it follows the last
+    slope; it never falls as a group shrinks. A group without any point of its own loses, per share of its own
+    channels, the mean of the others, which without any point at all makes a table of plain channel fractions.
     """
     space = account.space
     probes = _probes(space)
@@ -86,7 +90,8 @@ def sensitivity(account: Account) -> Table:
     slopes = [loss / (1.0 - width / options[0])
               for options, found in zip(space.options, points, strict=True) for width, loss in found.items()]
     slope = float(np.mean(slopes)) if slopes else 1.0
-    return Table(space, tuple(_row(options, found, slope) for options, found in zip(space.options, points, strict=True)))
+    rows = (_row(options, found, slope) for options, found in zip(space.options, points, strict=True))
+    return Table(space, tuple(rows))
 
 
 def table_evaluations(space: Space) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprune.agents.base import Agent, Space
+from edgeprune.agents.base import Agent
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
 from edgeprune.budget import largest
 from edgeprune.groups import DROP, Widths, uniform
 
@@ -36,6 +37,6 @@ def uniform_plan(space: Space) -> Widths:
     widths = plan(largest(_GRAIN, lambda k: space.share(plan(k)) <= 1.0))
     droppable = [i for i in space.free if space.cost.groups[i].block]
     while space.share(widths) > 1.0:
-        shorter = {i: widths[:i] + (DROP,) + widths[i + 1:] for i in droppable if widths[i] != DROP}
+        shorter = {i: (*widths[:i], DROP, *widths[i + 1:]) for i in droppable if widths[i] != DROP}
         widths = min(shorter.values(), key=space.excess)
     return space.canonical(widths)

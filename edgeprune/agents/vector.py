@@ -28,10 +28,13 @@ ENVS = 4
 """Episodes side by side. Not the number of cores: what a search finds must not depend on the machine."""
 REPEATS = 20
 """Episodes a search may take for each evaluation it was allowed, at most."""
-PATIENCE = 25
-"""Rounds of ``ENVS`` episodes without a plan that is new: the policy has settled, and learning ends."""
-_TEMPERATURE = 0.05
+PATIENCE = 4
+"""Rounds of ``ENVS`` episodes without a plan that is new: the policy has settled."""
+ELITE = 4
+"""Plans a fresh policy is taught after one that settled."""
+_TEMPERATURE = 0.5
 _CLONE_STEPS = 300
+_CLONE_RATE = 5e-3
 _ENTROPY = 0.01
 
 
@@ -58,13 +61,22 @@ def _itself(env: SparsityEnv) -> SparsityEnv:
 
 @dataclass(frozen=True, eq=False)
 class Lessons:
-    """Start plans as episodes, one row a step, episode by episode: what was seen, done, allowed, and earned at the end."""
+    """Start plans as episodes, one row a step: what was seen, done, allowed, and earned at the end."""
 
     observations: NDArray[np.float32]
     actions: NDArray[np.int64]
     masks: NDArray[np.bool_]
     rewards: NDArray[np.float32]
     steps: int
+
+    def returns(self) -> torch.Tensor:
+        """Return each step's return: the reward its episode ends with."""
+        ends = torch.from_numpy(self.rewards.reshape(-1, self.steps).sum(axis=1))
+        return ends.repeat_interleave(self.steps)
+
+    def weights(self) -> torch.Tensor:
+        """Return each step's weight: softmax over the episodes, where half a reward unit less counts e times less."""
+        return torch.softmax(self.returns() / _TEMPERATURE, 0)
 
     @staticmethod
     def take(env: SparsityEnv, plans: Sequence[Widths]) -> Lessons:
@@ -96,21 +108,26 @@ def isolated() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-def train(env: SparsityEnv, start: Sequence[Widths], make: Callable[[PlanVec], BaseAlgorithm],
+def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
           teach: Callable[[Any, Lessons], None]) -> None:
-    """Score the start plans, build the model, teach it those plans, and let it learn until the allowance is spent.
+    """Score the start plans, build a model, teach it those plans, and let it learn until the allowance is spent.
 
-    Rewards are relative to the best start plan.
+    A policy that settles before that is replaced by a fresh one that was taught the best plans so far, as often as this
+    finds anything new. Rewards are relative to the best plan taught.
     """
     account = env.account
-    scores = account.scores(start)
+    account.scores(start)
+    elite, before = list(start), -1
     with isolated():
-        vector = PlanVec(env, max(scores, default=env.reference))
-        model = make(vector)
-        model.set_logger(Logger(folder=None, output_formats=[]))
-        if start:
-            teach(model, Lessons.take(env.twin(account, max(scores)), start))
-        model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
+        while account.left and account.spent > before:
+            before = account.spent
+            reference = max((account.evaluator.known[plan] for plan in elite), default=env.reference)
+            model = make(PlanVec(env, reference), seed)
+            model.set_logger(Logger(folder=None, output_formats=[]))
+            if elite:
+                teach(model, Lessons.take(env.twin(account, reference), elite))
+            model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
+            elite, seed = account.elite(ELITE), seed + 1
 
 
 class _WhileAllowed(BaseCallback):
@@ -128,19 +145,17 @@ class _WhileAllowed(BaseCallback):
 
 
 def clone(policy: BasePolicy, likelihood: Callable[[torch.Tensor, torch.Tensor], Likelihood], lessons: Lessons,
-          changes: float, rate: float) -> None:
+          changes: float) -> None:
     """Behaviour cloning: make the start plans likely, and stop while the policy still explores around them.
 
-    Supervised steps raise the weighted mean log-probability of the lessons' actions until an episode is expected to differ from
-    its lesson in ``changes`` steps. An episode's weight is softmax(reward · scale / 0.05), so that a plan 5 points worse counts
-    e times less. ``likelihood`` maps observations and actions to values,
-    log-probabilities and entropy, as a policy's ``evaluate_actions``.
+    Supervised steps raise the weighted mean log-probability of the lessons' actions until an episode is expected to
+    differ from its lesson in ``changes`` steps. An episode's weight is softmax(reward · scale / 0.05), so that a plan
+    5 points worse counts e times less. ``likelihood`` maps observations and actions to values, log-probabilities and
+    entropy, as a policy's ``evaluate_actions``.
     """
-    episodes = lessons.rewards.reshape(-1, lessons.steps).sum(axis=1)
-    weights = torch.softmax(torch.from_numpy(episodes) * 0.1 / _TEMPERATURE, 0).repeat_interleave(lessons.steps)
-    weights = weights / lessons.steps
+    weights = lessons.weights()
     observations, actions = torch.from_numpy(lessons.observations), torch.from_numpy(lessons.actions)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=_CLONE_RATE)
     enough = 1.0 - min(changes / lessons.steps, 0.5)
     policy.set_training_mode(True)
     for _ in range(_CLONE_STEPS):

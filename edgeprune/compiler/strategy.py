@@ -20,6 +20,7 @@ from edgeprune.errors import Infeasible, UnmetRequirement
 from edgeprune.groups import CostModel, plan_of
 from edgeprune.importance import scores
 from edgeprune.passes.lowering import lowerable_names
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.report import Measurement
 from edgeprune.surgery import resolve
 from edgeprune.tracing import trace
@@ -48,6 +49,9 @@ class Strategy:
         self.budget = workshop.means.budget
         self.outcome = Outcome({"original": workshop.source})
         self._measured: dict[str, Measurement] = {}
+        self._searches: dict[tuple[tuple[str, float], ...], Sparsify] = {}
+        self._asked: set[str] = set()
+        self._to_come = 1
 
     def run(self) -> Outcome:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
@@ -137,7 +141,9 @@ class Strategy:
             if size is not None:
                 allowed = size / per_parameter
                 inner["parameters"] = min(allowed, inner.get("parameters", math.inf))
-            best = self._probe(f"attempt {attempt + 1} under the ceilings", inner, self._allowance(cost, 1))
+            share = 1.0 if size is None else 2 / 3  # another attempt needs some too
+            left = self.tools.evaluations - len(self._asked)
+            best = self._probe(f"attempt {attempt + 1} under the ceilings", inner, math.ceil(share * left))
             self.outcome.probes.append(best)
             if size is None or best.size_bytes <= size:
                 break
@@ -160,7 +166,8 @@ class Strategy:
             return {**limits, "macs": min(targets[k - 1] * cost.full["macs"], limits.get("macs", math.inf))}
 
         def fast_enough(k: int) -> bool:
-            probe = self._untrained(f"shape at {targets[k - 1]:.2f}x MACs", [self.tools.searching(inner(k), allowance)])
+            probe = self._untrained(f"shape at {targets[k - 1]:.2f}x MACs", [self._searching(inner(k), allowance)])
+            self._asked.update(probe.fact("sparsify", "asked") or ())
             self.outcome.probes.append(probe)
             return self._meets_latency(probe)
 
@@ -200,7 +207,22 @@ class Strategy:
     # --------------------------------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
-        return self.workshop.finish(name, self._full([self.tools.prune, self.tools.searching(limits, evaluations)]))
+        cutting: list[AnyPass] = [self.tools.prune, self._searching(limits, evaluations)]
+        probe = self.workshop.finish(name, self._full(cutting))
+        self._asked.update(probe.fact("sparsify", "asked") or ())
+        return probe
+
+    def _searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
+        """Return the search under these limits, the same one whenever it is asked for again.
+
+        The evaluations of the run bound those of all its searches together; one is kept for each search to come.
+        """
+        name = tuple(sorted(limits.items()))
+        if name not in self._searches:
+            self._to_come = max(0, self._to_come - 1)
+            left = self.tools.evaluations - len(self._asked) - self._to_come
+            self._searches[name] = self.tools.searching(limits, max(1, min(evaluations, left)))
+        return self._searches[name]
 
     def _full(self, cutting: list[AnyPass]) -> list[AnyPass]:
         training: list[AnyPass] = [self.tools.finetune] if self.tools.trains else []
@@ -264,7 +286,8 @@ class Strategy:
 
         The sensitivity table is the same for all of them and paid for once; what is left is shared evenly.
         """
-        searches = 1 if targets == 1 else math.ceil(math.log2(targets + 1))
+        self._to_come = math.ceil(math.log2(targets)) + 2  # as many as ``largest`` may ask for
+        searches = math.ceil(math.log2(targets + 1))
         table = min(table_evaluations(Space(cost, {})), self.tools.evaluations // 2)
         return table + max(1, (self.tools.evaluations - table) // searches)
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeprune.agents.base import Evaluator, Space
+from edgeprune.agents.base import Evaluator
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, CostModel, Group, Member, Op, Widths, ladder
 
 _SENSITIVITY = (0.9, 0.05, 0.5, 0.1, 1.2, 0.05, 0.3, 0.6)
@@ -21,7 +22,7 @@ def member(module: str, side: str, channels: int) -> Member:
 
 
 def toy_cost(blocks: int = 2, plain: int = 4, channels: int = 32, multiple: int = 8) -> CostModel:
-    """A chain of ``plain`` convolutions with ``blocks`` two-convolution residual blocks behind, and a locked group first."""
+    """A locked stem, a chain of ``plain`` convolutions, and ``blocks`` residual blocks of three convolutions."""
     stem = Op("stem", channels, 3, 256.0, 9.0, shape={"kernel": 3, "stride": 1, "height": 16, "width": 16})
     ops, groups, previous = [stem], [], "stem"
     groups.append(Group("stem", channels, (member("stem", "out", channels), member("conv0", "in", channels)),
