@@ -26,8 +26,9 @@ import torch
 from conditions import conditions, data_pack, load, spread, table
 
 from edgeprune import find, surgery
-from edgeprune.agents.base import Agent, Evaluator, Space
+from edgeprune.agents.base import Agent, Evaluator
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
 from edgeprune.budget import Budget
 from edgeprune.compiler.cache import Journal
 from edgeprune.frontends import checkpoint

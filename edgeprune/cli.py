@@ -178,8 +178,8 @@ def main() -> None:
       edgeprune verify build/r18
       edgeprune list criteria
     """
-    # Idle OpenMP threads that spin for milliseconds make training several times slower as soon as anybody else wants a core;
-    # read when torch is loaded, which no command has done yet.
+    # Idle OpenMP threads that spin for milliseconds make training several times slower as soon as anybody else wants
+    # a core; read when torch is loaded, which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 

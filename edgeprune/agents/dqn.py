@@ -71,7 +71,7 @@ class Dqn(Agent):
         self._imitate(model, lessons)
 
     def _imitate(self, model: DQN, lessons: Lessons) -> None:
-        """Fit the taught actions' values to their returns, and keep every other legal one a margin below them (DQfD)."""
+        """Fit the taught actions' values to their returns, and keep the other legal ones a margin below (DQfD)."""
         observations, actions = torch.from_numpy(lessons.observations), torch.from_numpy(lessons.actions)[:, None]
         illegal, weights, returns = ~torch.from_numpy(lessons.masks), lessons.weights(), lessons.returns()
         for _ in range(self.lessons):

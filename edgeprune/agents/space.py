@@ -1,4 +1,4 @@
-"""The search space: which plans there are, what they cost, and the wall that keeps a growing plan feasible. No torch."""
+"""The search space: which plans there are, what they cost, and the wall that keeps them feasible. No torch here."""
 
 from __future__ import annotations
 

@@ -149,9 +149,8 @@ def clone(policy: BasePolicy, likelihood: Callable[[torch.Tensor, torch.Tensor],
     """Behaviour cloning: make the start plans likely, and stop while the policy still explores around them.
 
     Supervised steps raise the weighted mean log-probability of the lessons' actions until an episode is expected to
-    differ from its lesson in ``changes`` steps. An episode's weight is softmax(reward · scale / 0.05), so that a plan
-    5 points worse counts e times less. ``likelihood`` maps observations and actions to values, log-probabilities and
-    entropy, as a policy's ``evaluate_actions``.
+    differ from its lesson in ``changes`` steps. ``likelihood`` maps observations and actions to values,
+    log-probabilities and entropy, as a policy's ``evaluate_actions``.
     """
     weights = lessons.weights()
     observations, actions = torch.from_numpy(lessons.observations), torch.from_numpy(lessons.actions)

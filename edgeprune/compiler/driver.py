@@ -19,7 +19,7 @@ from edgeprune.compiler import replay, writing
 from edgeprune.compiler.cache import require_writable
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.outcome import Choice, choose, conclude
-from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.pipeline import AnyPass, Pipeline
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.strategy import Outcome, Strategy
 from edgeprune.compiler.toolbox import Toolbox, toolbox
@@ -112,10 +112,8 @@ def _compile(
         for note in opened.notes:
             progress.note(note)
         tools = _tools(request, opened, agent) if passes is None else None
-        if passes is not None and (not passes or passes[-1].gives is not OnnxModel):
-            raise BadOption(
-                "passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()"
-            )
+        if passes is not None:
+            _check_chain(passes)
         with Workshop(opened.original, opened.task, _means(request, opened, progress, recipe)) as workshop:
             if tools is None:
                 outcome = _as_given(workshop, passes or ())
@@ -146,6 +144,15 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
         data=opened.has_data,
         free_groups=free,
     )
+
+
+def _check_chain(passes: Sequence[AnyPass]) -> None:
+    """Raise BadOption unless the passes lead from a TorchModel to an OnnxModel."""
+    if not passes or passes[-1].gives is not OnnxModel:
+        raise BadOption("passes must end with one that gives an OnnxModel, such as edgeprune.passes.export.Export()")
+    if passes[0].takes is not TorchModel:
+        raise BadOption(f"the first pass is given the original, a TorchModel, but {passes[0].name!r} does not take one")
+    Pipeline(tuple(passes))
 
 
 def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:

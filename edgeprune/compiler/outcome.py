@@ -28,6 +28,7 @@ from edgeprune.report import (
 
 GAIN = 1.02
 """How much faster a more heavily changed candidate must be than a simpler one to be worth it."""
+_FLOOR = "the accuracy floor"
 ORDER = ("original", "quantized-only", "pruned-only", "pruned-quantized")
 
 
@@ -43,8 +44,8 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
     """Return the fastest candidate that holds the floor and every ceiling; of near equals, the least changed one.
 
     Judged on the search split and on a recorded measurement of this build, so that a resumed build chooses the same.
-    Where no candidate holds everything, the one that breaks the fewest limits and then loses the least accuracy is
-    the best found.
+    Where no candidate holds everything, the best found is the one that breaks the fewest ceilings and then loses the
+    least accuracy: a ceiling asks for the best accuracy under it.
     """
     remarks = {}
     broken: dict[str, list[str]] = {}
@@ -60,7 +61,7 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
     if not eligible:
 
         def distance(name: str) -> tuple[int, float]:
-            return len(broken[name]), _drop(workshop, outcome.candidates[name])
+            return sum(not one.startswith(_FLOOR) for one in broken[name]), _drop(workshop, outcome.candidates[name])
 
         best = min((n for n in broken if n != "original" or len(broken) == 1), key=distance)
         return Choice(outcome.candidates[best], {**remarks, best: f"best found; {remarks[best]}"})
@@ -93,7 +94,7 @@ def _speed(workshop: Workshop, candidate: Finished) -> float:
 def _broken(workshop: Workshop, candidate: Finished) -> list[str]:
     broken = []
     if workshop.holds(candidate) is False:
-        broken.append(f"the accuracy floor ({100 * _drop(workshop, candidate):+.2f} points on the search split)")
+        broken.append(f"{_FLOOR} ({100 * _drop(workshop, candidate):+.2f} points on the search split)")
     source = workshop.source
     pairs = {
         "size": (candidate.size_bytes, source.size_bytes),

@@ -13,6 +13,7 @@ from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, CostModel, Group, Member, Op, Widths, ladder
 
+STRAIN = 0.2
 _SENSITIVITY = (0.9, 0.05, 0.5, 0.1, 1.2, 0.05, 0.3, 0.6)
 
 
@@ -23,26 +24,22 @@ def member(module: str, side: str, channels: int) -> Member:
 
 def toy_cost(blocks: int = 2, plain: int = 4, channels: int = 32, multiple: int = 8) -> CostModel:
     """A locked stem, a chain of ``plain`` convolutions, and ``blocks`` residual blocks of three convolutions."""
-    stem = Op("stem", channels, 3, 256.0, 9.0, shape={"kernel": 3, "stride": 1, "height": 16, "width": 16})
-    ops, groups, previous = [stem], [], "stem"
-    groups.append(Group("stem", channels, (member("stem", "out", channels), member("conv0", "in", channels)),
-                        (channels,), locked="the residual stream reads it"))
-    names = [f"conv{i}" for i in range(plain)]
-    for i, name in enumerate(names):
-        ops.append(Op(name, channels, channels, 256.0 / (1 + i), 9.0, shape={"kernel": 3, "stride": 1 + i % 2}))
-        after = names[i + 1] if i + 1 < plain else "tail"
-        groups.append(Group(name, channels, (member(name, "out", channels), member(after, "in", channels)),
-                            ladder(channels, (multiple,))))
+    rungs = ladder(channels, (multiple,))
+
+    def group(name: str, reader: str, **kind: str) -> Group:
+        return Group(name, channels, (member(name, "out", channels), member(reader, "in", channels)), rungs, **kind)
+
+    names = [f"conv{i}" for i in range(plain)] + ["tail"]
+    ops = [Op("stem", channels, 3, 256.0, 9.0, shape={"kernel": 3, "stride": 1, "height": 16, "width": 16})]
+    groups = [Group("stem", channels, (member("stem", "out", channels),), (channels,), locked="the stream reads it")]
+    for i in range(plain):
+        ops.append(Op(names[i], channels, channels, 256.0 / (1 + i), 9.0, shape={"kernel": 3, "stride": 1 + i % 2}))
+        groups.append(group(names[i], names[i + 1]))
     ops.append(Op("tail", channels, channels, 64.0, 1.0))
-    for b in range(blocks):
-        block = f"block{b}"
-        ops += [Op(f"{block}.a", channels, channels, 64.0, 9.0), Op(f"{block}.b", channels, channels, 64.0, 9.0),
-                Op(f"{block}.c", channels, channels, 64.0, 9.0)]
-        groups.append(Group(f"{block}.a", channels, (member(f"{block}.a", "out", channels),
-                            member(f"{block}.b", "in", channels)), ladder(channels, (multiple,)), block=block, inside=block))
-        groups.append(Group(f"{block}.b", channels, (member(f"{block}.b", "out", channels),
-                            member(f"{block}.c", "in", channels)), ladder(channels, (multiple,)), inside=block))
-    assert previous
+    for block in (f"block{b}" for b in range(blocks)):
+        ops += [Op(f"{block}.{layer}", channels, channels, 64.0, 9.0) for layer in "abc"]
+        groups.append(group(f"{block}.a", f"{block}.b", block=block, inside=block))
+        groups.append(group(f"{block}.b", f"{block}.c", inside=block))
     return CostModel(ops, groups)
 
 
@@ -60,7 +57,7 @@ def toy_score(space: Space, widths: Widths) -> float:
         cut.append(1.0 - width / options[0])
         removed.append(weight * (0.15 if width == DROP else 0.3 * cut[-1] ** 2))
     strain = sum(a * b for a, b in itertools.pairwise(cut))  # cutting neighbours hurts more than the two alone
-    return 0.9 - sum(removed) - 0.2 * strain
+    return 0.9 - sum(removed) - STRAIN * strain
 
 
 def best_plan(space: Space) -> tuple[float, Widths]:

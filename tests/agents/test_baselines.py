@@ -1,0 +1,119 @@
+"""The baselines do what they are compared as."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from toy_spaces import best_plan, toy_cost, toy_env, toy_score, toy_space
+
+from edgeprune import find
+from edgeprune.agents.base import Account, Trace
+from edgeprune.agents.random import Random
+from edgeprune.agents.space import Space
+from edgeprune.agents.table import sensitivity
+from edgeprune.agents.uniform import uniform_plan
+from edgeprune.groups import DROP, uniform
+
+SPACE = toy_space(0.5)
+
+
+def run(name: str, space: Space, evaluations: int) -> Trace:
+    return find.find("agents", name)().search(toy_env(space)[0], evaluations, 0)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.75, 1.0])
+def test_uniform_is_the_largest_fraction_that_fits(share: float) -> None:
+    space = toy_space(share)
+    fitting = [uniform(space.cost.groups, k / 1000) for k in range(1001)]
+    best = max((plan for plan in fitting if space.share(plan) <= 1.0), key=space.share)
+    assert uniform_plan(space) == best
+
+
+def test_uniform_drops_blocks_only_when_no_fraction_fits() -> None:
+    cost = toy_cost(multiple=16)  # the lowest rung keeps half
+    tight = Space(cost, {"macs": 1.05 * cost.cost(toy_space(1.0, multiple=16).minimum())["macs"]})
+    plan = uniform_plan(tight)
+    assert DROP in plan and tight.share(plan) <= 1.0
+    assert run("uniform", tight, 5).spent == 1
+
+
+def test_random_draws_fall_in_the_window() -> None:
+    trace = run("random", toy_space(0.4), 60)
+    shares = [asked.share for asked in trace.asked]
+    assert trace.spent == 60 and min(shares) >= 0.97 and max(shares) <= 1.0
+
+
+def test_random_draws_use_every_option_of_every_group() -> None:
+    plans = np.array([SPACE.choices(asked.widths) for asked in run("random", SPACE, 200).asked])
+    for column, options in zip(plans.T, SPACE.options, strict=True):
+        assert set(column.tolist()) == set(options)
+
+
+@pytest.mark.parametrize("share", [0.13, 0.98])
+def test_random_settles_beside_a_window_it_cannot_hit(share: float) -> None:
+    space = toy_space(share)
+    hopeless = dataclasses.replace(Random(), draws=1)
+    plans = [hopeless.draw(space, np.random.default_rng(seed)) for seed in range(40)]
+    shares = [space.share(plan) for plan in plans]
+    assert max(shares) <= 1.0 and np.mean(shares) > 0.75
+
+
+def test_random_ends_when_there_is_nothing_new() -> None:
+    space = toy_space(0.7, blocks=0, plain=1)  # four plans in all
+    trace = run("random", space, 50)
+    assert 0 < trace.spent <= 4
+
+
+def test_the_table_interpolates_what_it_measured() -> None:
+    env, scorer = toy_env(SPACE)
+    account = Account(SPACE, env.evaluator, "greedy", 100)
+    table = sensitivity(account)
+    assert len(scorer.batches) == 1  # in parallel
+    full = toy_score(SPACE, SPACE.full())
+    for at, options in enumerate(SPACE.options):
+        losses = dict(zip(options, table.losses[at], strict=True))
+        for width in (16, 8, *([DROP] if DROP in options else [])):
+            alone = SPACE.complete([*SPACE.choices(SPACE.full())[:at], width], SPACE.full())
+            assert losses[width] == pytest.approx(full - toy_score(SPACE, alone))
+        assert losses[32] == 0.0
+        assert losses[24] == pytest.approx(losses[16] / 2)
+
+
+@pytest.mark.parametrize("name", ["greedy", "knapsack"])
+def test_a_table_finds_the_optimum_where_losses_add_up(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toy_spaces.STRAIN", 0.0)
+    uniform_score = run("uniform", SPACE, 1).best.score
+    optimum, _ = best_plan(SPACE)
+    best = run(name, SPACE, 60).best.score
+    assert best - uniform_score > 0.9 * (optimum - uniform_score)
+
+
+@pytest.mark.parametrize("name", ["greedy", "knapsack"])
+def test_the_table_breaks_the_ceiling_but_the_best_does_not(name: str) -> None:
+    trace = run(name, SPACE, 60)
+    assert any(asked.share > 1.0 for asked in trace.asked)
+    assert trace.best.share <= 1.0 and trace.best.score > run("uniform", SPACE, 1).best.score
+
+
+@pytest.mark.parametrize("name", ["greedy", "knapsack"])
+def test_both_share_one_table(name: str) -> None:
+    env, _ = toy_env(SPACE)
+    first = find.find("agents", "greedy" if name == "knapsack" else "knapsack")().search(env, 60, 0)
+    second = find.find("agents", name)().search(env, 60, 0)
+    assert second.spent < first.spent / 2
+
+
+@pytest.mark.parametrize("name", ["greedy", "knapsack"])
+@pytest.mark.parametrize("evaluations", range(1, 12))
+def test_a_table_cut_short_still_leads_to_a_feasible_plan(name: str, evaluations: int) -> None:
+    trace = run(name, SPACE, evaluations)
+    assert trace.spent <= evaluations and trace.best is not None
+
+
+@pytest.mark.parametrize("limits", [{"macs": 0.5, "parameters": 0.3}, {"macs": 0.2, "parameters": 0.9}])
+@pytest.mark.parametrize("name", ["uniform", "random", "greedy", "knapsack"])
+def test_two_ceilings_are_both_held(name: str, limits: dict[str, float]) -> None:
+    full = SPACE.cost.full
+    space = Space(SPACE.cost, {quantity: share * full[quantity] for quantity, share in limits.items()})
+    cost = space.cost.cost(run(name, space, 60).best.widths)
+    assert all(cost[quantity] <= limit for quantity, limit in space.limits.items())

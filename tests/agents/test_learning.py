@@ -1,0 +1,55 @@
+"""Learning agents are judged by learning, on a space whose best plan is known."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from toy_spaces import best_plan, toy_env, toy_space
+
+from edgeprune import find
+from edgeprune.agents.base import Trace
+from edgeprune.agents.env import SparsityEnv
+
+SPACE = toy_space(0.5)
+EVALUATIONS = 150
+LEARNERS = ["ppo", "a2c", "dqn"]
+
+
+@cache
+def optimum() -> float:
+    return best_plan(SPACE)[0]
+
+
+def run(name: str, env: SparsityEnv, evaluations: int, start: tuple = ()) -> Trace:
+    return find.find("agents", name)().search(env, evaluations, 0, start)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_from_nothing_it_beats_uniform_and_gets_better_as_it_goes(name: str) -> None:
+    uniform = run("uniform", toy_env(SPACE)[0], 1).best.score
+    trace = run(name, toy_env(SPACE)[0], EVALUATIONS)
+    assert trace.spent == EVALUATIONS
+    assert trace.best.score - uniform > 0.8 * (optimum() - uniform)
+    scores = [asked.score for asked in trace.asked]
+    assert np.mean(scores[-40:]) > np.mean(scores[:40])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_warm_start_is_improved_on_and_never_lost(name: str) -> None:
+    env, _ = toy_env(SPACE)
+    baselines = [run(other, env, 40).best for other in ("uniform", "greedy", "knapsack")]
+    warm = max(best.score for best in baselines)
+    assert warm < optimum()  # or there were nothing to learn
+    trace = run(name, env, EVALUATIONS // 2, tuple(best.widths for best in baselines))
+    assert warm < trace.best.score <= optimum()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_taught_policy_starts_near_its_lesson_but_not_on_it(name: str) -> None:
+    env, _ = toy_env(SPACE)
+    lesson = run("greedy", env, 40).best
+    trace = run(name, env, 12, (lesson.widths,))
+    cold = run(name, toy_env(SPACE)[0], 12)
+    taught = [asked.score for asked in trace.asked[1:]]
+    assert np.mean(taught) > np.mean([asked.score for asked in cold.asked])
+    assert trace.spent == 12  # it explored: all plans but the lesson are new

@@ -1,0 +1,74 @@
+"""One set of inputs and one finished build, shared by all tests of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import edgeprune
+from edgeprune.compiler.driver import Build
+from edgeprune.report import Report
+from edgeprune.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class Built:
+    """A build under an accuracy floor alone: where it was made, and what it asked for on the way."""
+
+    directory: Path
+    inputs: Path
+    cache: Path
+    report: Report
+    clock: tiny.Clock
+    splits: list[str]
+
+
+def arguments(**changes: Any) -> dict[str, Any]:
+    """Options of ``edgeprune.compile`` for the files of ``inputs``, to be run inside that folder."""
+    return {"model": "net.safetensors", "arch": "net.py:net", "data": "data.npz", **tiny.QUICK, **changes}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with net.py, net.safetensors and data.npz."""
+    return tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture
+def at(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work inside the folder of the inputs."""
+    monkeypatch.chdir(inputs)
+    return inputs
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> tiny.Clock:
+    """Latency made of MACs, on a machine of one core."""
+    clock = tiny.Clock()
+    tiny.install(clock, monkeypatch.setattr)
+    return clock
+
+
+@pytest.fixture(scope="session")
+def built(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    """The shared build."""
+    out, cache, clock = tmp_path_factory.mktemp("built") / "b", tmp_path_factory.mktemp("shared-cache"), tiny.Clock()
+    splits: list[str] = []
+    score = Classification.score
+
+    def counted(self: Classification, predict: Any, split: Any, indices: Any = None) -> Any:
+        splits.append(split)
+        return score(self, predict, split, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.install(clock, patch.setattr)
+        patch.setenv("EDGEPRUNE_CACHE", str(cache))
+        patch.chdir(inputs)
+        patch.setattr(Classification, "score", counted)
+        build: Build = edgeprune.compile(**arguments(out=out))
+    yield Built(out, inputs, cache, build.report, clock, splits)
