@@ -82,5 +82,5 @@ def test_nothing_to_prune_is_an_error() -> None:
 
 
 def test_an_unknown_quantity_is_refused() -> None:
-    with pytest.raises(BadOption, match="^a search cannot limit latency; it can limit macs, parameters$"):
+    with pytest.raises(BadOption, match=r"^a search cannot limit latency; it can limit macs, parameters$"):
         Space(toy_cost(), {"latency": 1.0})
