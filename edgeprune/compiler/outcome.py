@@ -211,13 +211,15 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None) -> Search |
     if tools is None or not searched:
         return None
     unique = {(c.fact("sparsify", "target"), c.fact("sparsify", "evaluations")): c for c in searched}.values()
-    asked = {plan for c in unique for plan in c.fact("sparsify", "asked") or ()}
+    plans = [plan for c in unique for plan in c.fact("sparsify", "asked") or ()]
+    asked = set(plans)
+    found = sum(c.fact("sparsify", "resumed") or 0 for c in unique)  # those of this run's own searches included
     shown = choice.finished if choice.finished.fact("sparsify", "agent") else list(unique)[-1]
     best, start = shown.fact("sparsify", "best"), shown.fact("sparsify", "warm_start")
     return Search(
         agent=shown.fact("sparsify", "agent"),
         evaluations=len(asked),
-        resumed=sum(c.fact("sparsify", "resumed") or 0 for c in unique),
+        resumed=max(0, found - (len(plans) - len(asked))),
         best=best,
         warm_start=start,
         gain_over_warm_start=None if best is None or start is None else best - start,
