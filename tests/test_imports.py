@@ -84,9 +84,7 @@ def test_imports_go_one_way(path: Path) -> None:
         assert {own[0], other[0]} != {"agents", "backends"}, f"{'/'.join(own)} imports {name}"
         if own[0] == other[0] == "passes" and own[1:] != other[1:2]:
             # modules that passes/__init__ does not define are helpers; a pass must not know another pass
-            assert other[1].replace("_", "-") not in find.names("passes"), (
-                f"{'/'.join(own)} imports the pass {name}"
-            )
+            assert other[1].replace("_", "-") not in find.names("passes"), f"{'/'.join(own)} imports the pass {name}"
         assert (own[0], other[0]) != ("passes", "backends"), (
             f"{'/'.join(own)} imports {name}; open and measure are injected"
         )
@@ -106,9 +104,7 @@ def test_the_rule_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text("def f():\n    from edgeprune.compiler import driver\n    import click.core\n")
     assert list(imported(bad)) == ["edgeprune.compiler.driver", "click.core"]
-    assert (
-        layer("compiler") > layer("passes") > layer("agents") > layer("groups") > layer("model") > layer("errors")
-    )
+    assert layer("compiler") > layer("passes") > layer("agents") > layer("groups") > layer("model") > layer("errors")
     with pytest.raises(AssertionError, match="'utils' has no layer yet"):
         layer("utils")
 
