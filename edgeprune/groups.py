@@ -8,7 +8,7 @@ count a group, in group order, with 0 standing for "drop the residual block this
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -186,6 +186,19 @@ class CostModel:
             "macs": float(macs[touched].sum() / max(macs.sum(), 1.0)),
             "parameters": float(parameters[touched].sum() / max(parameters.sum(), 1.0)),
         }
+
+
+def aligned(cost: CostModel, multiple: int) -> CostModel:
+    """Return the same groups offering only full width, multiples of ``multiple``, and dropping their block.
+
+    For goals on the clock: a width that no kernel of the target likes costs accuracy and gives no time.
+    """
+
+    def narrowed(group: Group) -> Group:
+        rungs = ladder(group.channels, (multiple,), group.segments) if len(group.ladder) > 1 else group.ladder
+        return replace(group, ladder=tuple(r for r in rungs if r == group.channels or r % multiple == 0))
+
+    return CostModel(cost.ops, [narrowed(group) for group in cost.groups])
 
 
 def canonical(groups: Sequence[Group], widths: Sequence[int]) -> Widths:

@@ -7,6 +7,7 @@ and timing it finishes, so that a test can end it between any two of them and se
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tiny_net
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,40 +24,6 @@ from torch import Tensor, nn
 from edgeprune.model import OnnxModel
 from edgeprune.report import Latency, Measurement
 
-ARCH = '''
-import torch
-from torch import nn
-
-
-class Block(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x):
-        return torch.relu(x + self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))))
-
-
-class Net(nn.Module):
-    def __init__(self, classes=3):
-        super().__init__()
-        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.block = Block(16)
-        self.down = nn.Conv2d(16, 32, 3, stride=2, padding=1)
-        self.fc = nn.Linear(32, classes)
-
-    def forward(self, x):
-        x = self.block(torch.relu(self.bn(self.stem(x))))
-        return self.fc(torch.relu(self.down(x)).mean((2, 3)))
-
-
-def net():
-    return Net()
-'''
 QUICK: dict[str, Any] = {
     "effort": "quick",
     "evaluations": 24,
@@ -71,12 +39,10 @@ COMMAND = ("compile", "net.safetensors", "--arch", "net.py:net", "--data", "data
 
 
 def network() -> nn.Module:
-    """Return the network of ``ARCH`` with seeded random weights."""
-    names: dict[str, Any] = {"__name__": "net"}
-    exec(compile(ARCH, "net.py", "exec"), names)  # noqa: S102  (our own text, a few lines above)
+    """Return the network of ``tiny_net`` with seeded random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module: nn.Module = names["net"]()
+        module: nn.Module = tiny_net.net()
     return module.eval()
 
 
@@ -126,7 +92,7 @@ def normalised(pixels: np.ndarray) -> Tensor:
 
 def write_inputs(folder: Path) -> Path:
     """Write ``net.py``, ``net.safetensors`` and ``data.npz`` to ``folder``."""
-    (folder / "net.py").write_text(ARCH, encoding="utf-8")
+    shutil.copy(tiny_net.__file__, folder / "net.py")
     save_file({k: v.contiguous() for k, v in trained().state_dict().items()}, folder / "net.safetensors")
     write_data(folder / "data.npz")
     return folder

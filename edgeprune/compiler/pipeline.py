@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic_core import to_jsonable_python
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from edgeprune import surgery
@@ -169,6 +170,6 @@ def with_weights(original: TorchModel, cuts: Surgery, path: Path) -> TorchModel:
     model = surgery.rebuild(original, cuts)
     try:
         model.module.load_state_dict(load_file(path))
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise BadModel(f"{path} does not fit the recorded cuts of this model") from error
     return model

@@ -17,7 +17,7 @@ from edgeprune.compiler.recut import Recut
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import Infeasible, UnmetRequirement
-from edgeprune.groups import CostModel, plan_of
+from edgeprune.groups import CostModel, aligned, plan_of
 from edgeprune.importance import scores
 from edgeprune.passes.lowering import lowerable_names
 from edgeprune.passes.sparsify import Sparsify
@@ -52,6 +52,7 @@ class Strategy:
         self._searches: dict[tuple[tuple[str, float], ...], Sparsify] = {}
         self._asked: set[str] = set()
         self._to_come = 1
+        self._aligned = False
 
     def run(self) -> Outcome:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
@@ -71,17 +72,30 @@ class Strategy:
                 "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
             )
         limits = {q: limit for q, limit in ceilings.items() if q in ("macs", "parameters")}
-        if limits:
-            Space(cost, limits)  # raises Infeasible, naming the reachable range
-        if set(ceilings) & {"latency", "size"}:
-            self._require_reachable(cost, ceilings)
+        cost = self._grid(cost, limits, ceilings)
         best = self._under(cost, limits, ceilings) if ceilings else self._above_floor(cost)
         if best is not None:
             self._finish_pair(best)
         return self.outcome
 
-    # --- with a floor alone
-    # -----------------------------------------------------------------------------------------------
+    def _grid(self, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]) -> CostModel:
+        """Return the groups with the widths to search: where the clock decides and it suffices, aligned ones alone.
+
+        Raises Infeasible when no width at all reaches a ceiling.
+        """
+        if self.workshop.means.cost == "measured" and (not ceilings or "latency" in ceilings):
+            narrow = aligned(cost, self.workshop.means.board.widest_multiple)
+            try:
+                self._require_reachable("the smallest reachable, aligned", narrow, limits, ceilings)
+            except (Infeasible, UnmetRequirement):
+                pass  # finer widths may still do
+            else:
+                self._aligned = True
+                return narrow
+        self._require_reachable("the smallest reachable", cost, limits, ceilings)
+        return cost
+
+    # --- with a floor alone -----------------------------------------------------------------------
 
     def _above_floor(self, cost: CostModel) -> Finished | None:
         """Return the deepest cut that holds the floor, by bisection over the cost target; None if none does."""
@@ -117,8 +131,7 @@ class Strategy:
             return None
         return pruned
 
-    # --- with ceilings
-    # ----------------------------------------------------------------------------------------------------
+    # --- with ceilings ----------------------------------------------------------------------------
 
     def _under(self, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]) -> Finished | None:
         quantized = self.outcome.candidates["quantized-only"]
@@ -183,12 +196,17 @@ class Strategy:
         assert best is not None
         return best
 
-    def _require_reachable(self, cost: CostModel, ceilings: Mapping[str, float]) -> None:
-        """Raise Infeasible if even the smallest plan, finished, breaks the latency or size ceiling."""
+    def _require_reachable(
+        self, name: str, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]
+    ) -> None:
+        """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on latency and size."""
+        Space(cost, limits)
+        if not set(ceilings) & {"latency", "size"}:
+            return
         ranking = scores(self.workshop.original, cost.groups, "l2", None, self.workshop.means.seed)
         smallest = Space(cost, {}).minimum()
         cuts = resolve(self.workshop.original.module, cost.groups, plan_of(cost.groups, smallest, ranking))
-        probe = self._untrained("the smallest reachable", [Recut.of(cuts)])
+        probe = self._untrained(name, [Recut.of(cuts)])
         if "size" in ceilings and probe.size_bytes > ceilings["size"]:
             share = probe.size_bytes / self.workshop.source.size_bytes
             raise Infeasible(
@@ -203,8 +221,7 @@ class Strategy:
                 f"({found.ratio or math.nan:.3f}x of the original's); set --max-latency above it"
             )
 
-    # --- finishing
-    # --------------------------------------------------------------------------------------------------------
+    # --- finishing --------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
         cutting: list[AnyPass] = [self.tools.prune, self._searching(limits, evaluations)]
@@ -221,7 +238,7 @@ class Strategy:
         if name not in self._searches:
             self._to_come = max(0, self._to_come - 1)
             left = self.tools.evaluations - len(self._asked) - self._to_come
-            self._searches[name] = self.tools.searching(limits, max(1, min(evaluations, left)))
+            self._searches[name] = self.tools.searching(limits, max(1, min(evaluations, left)), self._aligned)
         return self._searches[name]
 
     def _full(self, cutting: list[AnyPass]) -> list[AnyPass]:
@@ -243,8 +260,7 @@ class Strategy:
         floating = [one for one in best.passes if one.name != "quantize"]
         self.outcome.candidates["pruned-only"] = self.workshop.finish("pruned-only", floating)
 
-    # --- judging
-    # ----------------------------------------------------------------------------------------------------------
+    # --- judging ----------------------------------------------------------------------------------
 
     def _ceilings(self) -> dict[str, float]:
         """Return the ceilings in absolute terms; a latency's is only a marker, see ``_meets_latency``."""

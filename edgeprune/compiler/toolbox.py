@@ -40,9 +40,14 @@ class Toolbox:
         """Whether candidates are fine-tuned."""
         return self.data and self.finetune.epochs > 0
 
-    def searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
+    def searching(self, limits: Mapping[str, float], evaluations: int, aligned: bool) -> Sparsify:
         """Return the search under given ceilings with its share of the evaluations."""
-        return dataclasses.replace(self.sparsify, limits=tuple(sorted(limits.items())), evaluations=evaluations)
+        return dataclasses.replace(
+            self.sparsify,
+            limits=tuple(sorted(limits.items())),
+            evaluations=evaluations,
+            aligned=aligned or self.sparsify.aligned,
+        )
 
 
 def toolbox(

@@ -16,7 +16,7 @@ from edgeprune import find, importance, surgery
 from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.errors import UnmetRequirement
-from edgeprune.groups import CostModel, Group, Widths, plan_of
+from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
@@ -33,8 +33,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     ``limits`` are (quantity, ceiling) pairs on ``macs`` or ``parameters``, held by the action wall. ``evaluations``
     counts every true evaluation of this search: those of the baselines that make the warm start, and the sensitivity
     table two of them share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration``
-    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each. A
-    learning agent is started from the best plans of uniform, random, greedy and knapsack.
+    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each.
+    ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
+    is started from the best plans of uniform, random, greedy and knapsack.
     """
 
     name = "sparsify"
@@ -47,6 +48,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     criterion: str = "taylor"
     recalibration: int = 1024
     images: int = 2000
+    aligned: bool = False
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
@@ -58,6 +60,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the model cut by the best plan found, its batch norms re-estimated."""
         cost = trace(model, tuple(ctx.board.channel_multiples.values()))
+        if self.aligned:
+            cost = aligned(cost, ctx.board.widest_multiple)
         space = Space(cost, dict(self.limits))
         ranking = importance.scores(model, cost.groups, self.criterion, ctx.task, ctx.seed)
         judge = _Judge(model, cost.groups, ranking, ctx, self)

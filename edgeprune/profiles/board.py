@@ -41,6 +41,11 @@ class Board(BaseModel):
     int8: Int8Layout | None = None
     detected: dict[str, Any] = Field(default_factory=dict)
 
+    @property
+    def widest_multiple(self) -> int:
+        """The channel multiple that every precision of this board likes."""
+        return max(self.channel_multiples.values(), default=1)
+
 
 def names() -> list[str]:
     """Return the names of the boards that ship with edgeprune."""
