@@ -124,7 +124,6 @@ class CostModel:
         index = {op.name: i for i, op in enumerate(ops)}
         shape = (len(ops), len(groups))
         self._out_share, self._in_share = np.zeros(shape), np.zeros(shape)
-        self._blocks: list[tuple[int, NDArray[np.bool_]]] = []  # (group, ops inside the block it drops)
         self._inside = np.zeros(shape, bool)
         for g, group in enumerate(groups):
             for member in group.members:
@@ -133,12 +132,10 @@ class CostModel:
                     share[index[member.module], g] += len(member.local) / group.channels
             if group.block:
                 prefix = group.block + "."
-                mask = np.array([op.name.startswith(prefix) or op.name == group.block for op in ops])
-                self._blocks.append((g, mask))
-                self._inside[:, g] = mask
+                self._inside[:, g] = [op.name.startswith(prefix) or op.name == group.block for op in ops]
         self._channels = np.array([g.channels for g in groups], float)
         self._outputs = np.array([op.outputs for op in ops], float)
-        self._counts_inputs = np.array([op.inputs is not None for op in ops])
+        self._counts_inputs = np.array([op.inputs is not None for op in ops], bool)
         self._inputs = np.array([1.0 if op.inputs is None else op.inputs for op in ops])
         self._in_share[~self._counts_inputs] = 0.0
         kernel = np.array([op.kernel / (op.conv_groups if op.inputs is not None else 1) for op in ops])

@@ -100,8 +100,6 @@ def dead(module: nn.Module, group: Group) -> set[int]:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             normed = True
             silent &= _to_roots(group, member, part.weight.abs() + part.bias.abs()) == 0 if part.affine else False
-        elif _per_channel(part, member, lambda w, _: w.abs()) is None:
-            silent[:] = unread[:] = False
         elif member.side == "in" and not is_depthwise(part):
             readers = True
             unread &= _to_roots(group, member, _per_channel(part, member, lambda w, _: w.abs())) == 0

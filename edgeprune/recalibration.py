@@ -19,13 +19,18 @@ def has_batch_norm(module: nn.Module) -> bool:
 
 
 def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
-    """Return the first ``count`` images of batches (n, C, H, W), in batches; fewer where there are no more."""
+    """Return the first ``count`` images of batches (n, C, H, W), in batches; fewer where there are no more.
+
+    A last batch of a single image is joined to the one before: a batch norm over one value has no statistics.
+    """
     taken: list[Tensor] = []
     for batch in batches:
         if count <= 0:
             break
         taken.append(batch[:count])
         count -= len(taken[-1])
+    if len(taken) > 1 and len(taken[-1]) == 1:
+        taken[-2:] = [torch.cat(taken[-2:])]
     return taken
 
 

@@ -153,7 +153,11 @@ def _slice_dense(module: nn.Module, out: Indices | None, inp: Indices | None) ->
 
 
 def _slice_grouped(module: nn.Module, out: Indices | None, inp: Indices | None) -> None:
-    """Slice a grouped convolution: weight (out, in / groups, …), every convolution group losing equally many."""
+    """Slice a grouped convolution: weight (out, in / groups, …), every convolution group losing equally many.
+
+    Whole convolution groups may go: a second cut of one that the first left depthwise takes outputs and inputs
+    together, and both cuts must be able to be made at once.
+    """
     runs = int(module.groups)  # type: ignore[arg-type]
     weight, bias = module.weight, module.bias
     outputs, inputs = int(module.out_channels), int(module.in_channels)  # type: ignore[arg-type]
@@ -161,18 +165,20 @@ def _slice_grouped(module: nn.Module, out: Indices | None, inp: Indices | None) 
     in_runs = _runs(inp if inp is not None else range(inputs), inputs, runs)
     assert isinstance(weight, Tensor)
     blocks = weight.reshape(runs, outputs // runs, *weight.shape[1:])
-    parts = [blocks[g][o][:, i] for g, (o, i) in enumerate(zip(out_runs, in_runs, strict=True))]
+    if any(bool(o) != bool(i) for o, i in zip(out_runs, in_runs, strict=True)):
+        raise BadModel("a convolution group must lose all its outputs with all its inputs")
+    parts = [blocks[g][o][:, i] for g, (o, i) in enumerate(zip(out_runs, in_runs, strict=True)) if o]
     _put(module, "weight", torch.cat(parts))
     if isinstance(bias, Tensor) and out is not None:
         _put(module, "bias", bias[list(out)])
     shape: Any = module
-    shape.out_channels, shape.in_channels = sum(map(len, out_runs)), sum(map(len, in_runs))
+    shape.out_channels, shape.in_channels, shape.groups = sum(map(len, out_runs)), sum(map(len, in_runs)), len(parts)
 
 
 def _runs(indices: Iterable[int], total: int, runs: int) -> list[list[int]]:
     size = total // runs
     split = [[i - g * size for i in indices_g] for g, indices_g in enumerate(_by_run(list(indices), size, runs))]
-    if len({len(s) for s in split}) != 1:
+    if len({len(s) for s in split} - {0}) != 1:
         raise BadModel("a grouped convolution must lose equally many channels in each of its groups")
     return split
 

@@ -170,7 +170,8 @@ def _with_blocks(groups: list[Group], blocks: list[str], order: dict[str, int]) 
     placed = []
     offered = set()
     for group in groups:
-        inside = next((b for b in blocks if all(m.module.startswith(b + ".") for m in group.members)), None)
+        modules = [m.module for m in group.members] or [group.name]
+        inside = next((b for b in blocks if all(m.startswith(b + ".") for m in modules)), None)
         opens = inside if inside and inside not in offered else None
         offered.add(opens)
         placed.append(replace(group, inside=inside, block=opens))

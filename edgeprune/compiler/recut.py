@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgeprune import surgery
-from edgeprune.model import Surgery, TorchModel
+from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 
@@ -24,6 +24,16 @@ class Recut(Pass[TorchModel, TorchModel]):
 
     cuts: str = '{"kept": {}, "dropped": []}'
     recalibration: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            found = Surgery.from_json(json.loads(self.cuts))
+            indices = [i for sides in found.kept.values() for side in sides for i in side or ()]
+            sound = all(isinstance(one, str) for one in found.dropped)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"its cuts cannot be read ({first_line(error)})") from error
+        if not sound or not all(isinstance(i, int) and i >= 0 for i in indices):
+            raise ValueError("its cuts are not indices and names")
 
     @staticmethod
     def of(cuts: Surgery, recalibration: int = 0) -> Recut:

@@ -19,7 +19,7 @@ from edgeprune.compiler.opening import Opened
 from edgeprune.compiler.outcome import Choice
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.recut import Recut
-from edgeprune.compiler.request import Request
+from edgeprune.compiler.request import MOST_THREADS, Request
 from edgeprune.compiler.workshop import Workshop
 from edgeprune.compiler.writing import RECIPE_SCHEMA, request_of
 from edgeprune.errors import BadBuild, BadOption
@@ -46,8 +46,15 @@ def read(directory: Path) -> Recipe:
         raise BadBuild(f"{path} is not an {RECIPE_SCHEMA}; this version of edgeprune cannot replay it")
     for name, kind in _STRUCTURE.items():
         if not isinstance(recipe.get(name), kind):
-            raise BadBuild(f"{path} is damaged (its {name!r} is missing or not what it should be); build again")
+            raise _damaged(path, name)
+    threads = recipe["means"].get("train_threads")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise _damaged(path, "means")
     return {**recipe, "directory": str(directory)}
+
+
+def _damaged(path: Path, name: str) -> BadBuild:
+    return BadBuild(f"{path} is damaged (its {name!r} is missing or not what it should be); build again")
 
 
 def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
@@ -62,7 +69,7 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     recipe = read(request.recipe)
     try:
         recorded = request_of(recipe["request"])
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise BadBuild(f"{request.recipe / 'recipe.json'} is damaged ({first_line(error)}); build again") from error
     if recipe["kind"] == "module" and not given and request.model is None and request.arch is None:
         raise BadOption("this recipe was made from a module in memory; replay it from Python with the same module")

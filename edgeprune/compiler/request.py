@@ -22,6 +22,7 @@ from edgeprune.errors import BadOption, nearest
 
 T = TypeVar("T")
 Settings = Mapping[str, Mapping[str, str]]
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Request:
             value, known = getattr(self, name), get_args(hints[name])
             if value not in known:
                 raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")
-        if self.threads < 1:
-            raise BadOption(f"threads must be at least 1, not {self.threads}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
         if not 0 <= self.seed < 2**32:
             raise BadOption(f"the seed must be in [0, 2**32), not {self.seed}")
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from edgeprune.budget import Budget, Limit
+from pydantic import TypeAdapter
+
 from edgeprune.compiler import page
 from edgeprune.compiler.cache import versions
 from edgeprune.compiler.opening import Opened
@@ -176,10 +177,7 @@ def _options(request: Request) -> dict[str, Any]:
 
 
 def request_of(plain: Mapping[str, Any]) -> Request:
-    """Return the request that ``recipe`` recorded."""
-    raw = dict(plain)
-    budget: dict[str, Any] = {k: Limit(**v) if isinstance(v, Mapping) else v for k, v in raw.pop("budget").items()}
-    for name in ("model", "data"):
-        raw[name] = Path(raw[name]) if raw.get(name) else None
-    shape = raw.pop("input_shape")
-    return Request(**raw, input_shape=tuple(shape) if shape else None, budget=Budget(**budget))
+    """Return the request that ``recipe`` recorded. Raises ValueError for anything else, BadOption for what no request
+    allows.
+    """
+    return TypeAdapter(Request).validate_python(dict(plain))

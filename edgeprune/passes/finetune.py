@@ -50,6 +50,10 @@ class Finetune(Pass[TorchModel, TorchModel]):
             raise ValueError(f"distillation is a weight in [0, 1], not {self.distillation}")
         if self.lr <= 0 or self.temperature <= 0:
             raise ValueError("lr and temperature must be above zero")
+        if not 0.0 <= self.momentum < 1.0:
+            raise ValueError(f"momentum is in [0, 1), not {self.momentum}")
+        if self.weight_decay < 0 or self.warmup < 0:
+            raise ValueError("weight_decay and warmup must not be negative")
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement without training data."""

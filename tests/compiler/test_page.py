@@ -82,7 +82,7 @@ def test_the_page_is_well_formed_and_says_what_matters() -> None:
         "0.322 ms 0.397× original 0.812 ms",
         "251 kB",
         "pruning leaves p50 at 0.809×",
-        "The agent gained +1.50 points over its own warm start.",
+        "ppo gained +1.50 points over its own warm start.",
         "locked: the zero-padded shortcut ties these channels",
         "block dropped",
         "17 of them read back",
@@ -157,9 +157,9 @@ def test_names_from_files_are_escaped() -> None:
 @pytest.mark.parametrize(
     ("gain", "sentence"),
     [
-        (0.0, "The agent gained nothing over its own warm start."),
+        (0.0, "ppo gained nothing over its own warm start."),
         (None, "The gain over the warm start was not measured."),
-        (-0.002, "The agent gained -0.20 points over its own warm start."),
+        (-0.002, "ppo gained -0.20 points over its own warm start."),
     ],
 )
 def test_the_gain_over_the_warm_start_is_said_whatever_it_is(gain: float | None, sentence: str) -> None:
