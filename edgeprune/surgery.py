@@ -82,6 +82,8 @@ def resolve(module: nn.Module, groups: Sequence[Group], plan: Plan) -> Surgery:
         size = sides(modules[name])
         if size is None:
             raise BadModel(f"{name} ({type(modules[name]).__name__}) cannot be sliced")
+        if is_depthwise(modules[name]):
+            out = inp = out | inp  # one and the same channels; both sides, for an earlier cut may have made it so
         if not _inside(name, dropped):
             kept[name] = (_rest(size[0], out), _rest(size[1], inp))
     return Surgery(kept, dropped)
@@ -155,8 +157,8 @@ def _slice_dense(module: nn.Module, out: Indices | None, inp: Indices | None) ->
 def _slice_grouped(module: nn.Module, out: Indices | None, inp: Indices | None) -> None:
     """Slice a grouped convolution: weight (out, in / groups, …), every convolution group losing equally many.
 
-    Whole convolution groups may go: a second cut of one that the first left depthwise takes outputs and inputs
-    together, and both cuts must be able to be made at once.
+    Whole convolution groups may go, outputs and inputs together: so does a second cut where the first left the
+    convolution depthwise, and both must be possible at once.
     """
     runs = int(module.groups)  # type: ignore[arg-type]
     weight, bias = module.weight, module.bias
@@ -175,15 +177,17 @@ def _slice_grouped(module: nn.Module, out: Indices | None, inp: Indices | None) 
     shape.out_channels, shape.in_channels, shape.groups = sum(map(len, out_runs)), sum(map(len, in_runs)), len(parts)
 
 
-def _runs(indices: Iterable[int], total: int, runs: int) -> list[list[int]]:
+def _runs(indices: Sequence[int], total: int, runs: int) -> list[list[int]]:
     size = total // runs
-    split = [[i - g * size for i in indices_g] for g, indices_g in enumerate(_by_run(list(indices), size, runs))]
+    split = [[i - g * size for i in indices_g] for g, indices_g in enumerate(_by_run(indices, size, runs))]
+    if sum(map(len, split)) != len(indices):
+        raise IndexError(f"index out of range for {total} channels")
     if len({len(s) for s in split} - {0}) != 1:
         raise BadModel("a grouped convolution must lose equally many channels in each of its groups")
     return split
 
 
-def _by_run(indices: list[int], size: int, runs: int) -> list[list[int]]:
+def _by_run(indices: Sequence[int], size: int, runs: int) -> list[list[int]]:
     return [[i for i in indices if i // size == g] for g in range(runs)]
 
 
