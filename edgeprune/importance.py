@@ -27,14 +27,19 @@ Scores = dict[str, Values]
 GRADIENT_BATCHES = 8
 
 
+def require_known(criterion: str) -> None:
+    """Raise BadOption, naming the nearest, unless there is such a criterion."""
+    if criterion not in CRITERIA:
+        raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, CRITERIA)}")
+
+
 def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:
     """Return one importance a channel for every group, by group name; shape (channels,), higher matters more.
 
     Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Raises BadOption for an
     unknown criterion, UnmetRequirement when it needs data and there is none.
     """
-    if criterion not in CRITERIA:
-        raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, CRITERIA)}")
+    require_known(criterion)
     return CRITERIA[criterion](model, groups, task, seed)
 
 
