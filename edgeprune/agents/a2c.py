@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from stable_baselines3 import A2C
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.vector import Lessons, PlanVec, clone, train
 from edgeprune.groups import Widths
@@ -27,6 +27,9 @@ class A2c(Agent):
     learning_rate: float = 1.5e-3
     entropy: float = 0.01
     changes: float = 2.5
+
+    def __post_init__(self) -> None:
+        at_least(self, learning_rate=0, entropy=0, changes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""

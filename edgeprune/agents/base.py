@@ -22,7 +22,7 @@ from edgeprune.groups import Widths
 if TYPE_CHECKING:
     from edgeprune.agents.env import SparsityEnv
 
-__all__ = ["Account", "Agent", "Asked", "Evaluator", "OutOfEvaluations", "Space", "Trace", "key"]
+__all__ = ["Account", "Agent", "Asked", "Evaluator", "OutOfEvaluations", "Space", "Trace", "at_least", "key"]
 
 
 class OutOfEvaluations(Exception):
@@ -168,6 +168,13 @@ class Account:
         best = next((self._asked[widths] for widths in self.elite(1)), None)
         seconds = time.perf_counter() - self._started
         return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, seconds, self.evaluation_seconds)
+
+
+def at_least(agent: Agent, **bounds: float) -> None:
+    """Raise ValueError, naming it, for a hyperparameter below its bound: for an agent's ``__post_init__``."""
+    for name, bound in bounds.items():
+        if getattr(agent, name) < bound:
+            raise ValueError(f"{name} must be at least {bound:g}, not {getattr(agent, name)}")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.vector import ENVS, REPEATS, Lessons, PlanVec, train
 from edgeprune.groups import Widths
@@ -37,6 +37,9 @@ class Dqn(Agent):
     explore_share: float = 0.6
     changes: float = 1.5
     margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(self, learning_rate=0, batch_size=1, updates=1, lessons=0, explore_first=0, explore_share=0, changes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Fill the replay memory with the start plans, then learn from all that was seen."""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from sb3_contrib import MaskablePPO
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.vector import ENVS, Lessons, PlanVec, clone, train
 from edgeprune.groups import Widths
@@ -32,6 +32,9 @@ class Ppo(Agent):
     clip_range: float = 0.2
     entropy: float = 0.01
     changes: float = 2.5
+
+    def __post_init__(self) -> None:
+        at_least(self, learning_rate=0, rounds=1, epochs=1, clip_range=0, entropy=0, changes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.groups import Widths
@@ -29,6 +29,9 @@ class Random(Agent):
     low: float = 0.97
     draws: int = 500
     patience: int = 50
+
+    def __post_init__(self) -> None:
+        at_least(self, low=0, draws=1, patience=1)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Evaluate plans in batches of 8 until the allowance is spent."""

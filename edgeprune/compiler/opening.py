@@ -98,6 +98,9 @@ def _task(request: Request, original: TorchModel) -> Task | None:
 def _classification(request: Request, spec: ModelSpec | None) -> Classification:
     assert request.data is not None
     settings = request.settings.get("task", {})
+    for name in ("data", "seed"):
+        if name in settings:
+            raise BadOption(f"task.{name} is the build's own; give it with --{name}")
     asked = configure(Classification(request.data), settings) if settings else None
     options: dict[str, Any] = {name: getattr(asked, name) for name in settings}
     return Classification.open(Path(request.data), spec, seed=request.seed, **options)

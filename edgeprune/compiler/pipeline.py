@@ -145,8 +145,7 @@ def _save(folder: Path, result: Model, facts: dict[str, Any], seconds: float) ->
                 partial.replace(folder / "model.onnx")
         files = ["model.onnx"]
     finish(folder, files, {"facts": facts, "seconds": seconds, "spec": result.spec.to_json()})
-    for leftover in ("epoch.pt", "epoch.partial"):
-        (folder / leftover).unlink(missing_ok=True)
+    (folder / "epoch.pt").unlink(missing_ok=True)
 
 
 def weights(model: TorchModel) -> bytes:

@@ -43,7 +43,7 @@ class Recut(Pass[TorchModel, TorchModel]):
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the cut model."""
         result = surgery.rebuild(model, Surgery.from_json(json.loads(self.cuts)))
-        if self.recalibration and ctx.task is not None and has_batch_norm(result.module):
-            batches = first_images(ctx.task.calibration_batches(), self.recalibration)
-            recalibrate(result.module, batches)
+        task = ctx.task  # a synthetic one has no images that the statistics could be those of
+        if self.recalibration and task and task.name != "synthetic" and has_batch_norm(result.module):
+            recalibrate(result.module, first_images(task.calibration_batches(), self.recalibration))
         return result

@@ -148,7 +148,7 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
 def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the passes with their searches replaced by what they found."""
     decided: list[tuple[str, Mapping[str, Any]]] = []
-    searched = next((s for s in chosen.steps if s.name == "sparsify"), None)
+    searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
     if chosen.torch is not None and chosen.torch.surgery:
         cut = Recut.of(chosen.torch.surgery, searched.options["recalibration"] if searched else 0)
         decided.append(("recut", dataclasses.asdict(cut)))

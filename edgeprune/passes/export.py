@@ -41,6 +41,10 @@ class Export(Pass[TorchModel, OnnxModel]):
 
     tolerance: float = 1e-4
 
+    def __post_init__(self) -> None:
+        if self.tolerance <= 0:
+            raise ValueError(f"tolerance must be above zero, not {self.tolerance}")
+
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement for weights that cannot fit in one file of less than 2 GB."""
         state = model.module.state_dict().values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeprune.errors import BadModel, UnmetRequirement
-from edgeprune.files import mending
+from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
 from edgeprune.tasks.base import Batch, Task
@@ -190,10 +191,9 @@ class _State:
             "best_epoch": self.best_epoch,
             "log": self.log,
         }
-        partial = self.path.with_suffix(".partial")
-        with mending(self.path):
-            torch.save(saved, partial)
-            partial.replace(self.path)
+        buffer = io.BytesIO()  # torch's own writer answers a full disk with a RuntimeError
+        torch.save(saved, buffer)
+        write_atomic(self.path, buffer.getvalue())
 
 
 def _decayed(module: nn.Module, decay: float) -> list[dict[str, Any]]:

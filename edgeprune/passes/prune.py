@@ -38,6 +38,7 @@ class Prune(Pass[TorchModel, TorchModel]):
     steps: int = 1
 
     def __post_init__(self) -> None:
+        importance.require_known(self.criterion)
         if not 0.0 <= self.ratio < 1.0:
             raise ValueError(f"ratio is the fraction of channels removed, in [0, 1), not {self.ratio}")
         if self.steps < 1:

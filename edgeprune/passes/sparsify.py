@@ -50,6 +50,12 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     images: int = 2000
     aligned: bool = False
 
+    def __post_init__(self) -> None:
+        importance.require_known(self.criterion)
+        for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1)):
+            if getattr(self, option) < least:
+                raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
+
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
         if ctx.task is None:

@@ -239,10 +239,10 @@ def test_a_task_and_an_agent_of_the_users_own(tmp_path: Path, at: Path, clock: t
     ("options", "sentence"),
     [
         ({"evaluation": 3}, r"compile has no option 'evaluation'; known: arch, cost, data"),
-        ({"cost": "guess"}, r"cost 'guess' is not known; known: estimated, macs, measured"),
+        ({"cost": "guess"}, r"cost 'guess' is not known; known: macs, measured"),
         ({"effort": "quik"}, r"effort 'quik' is not known; did you mean 'quick'\?"),
         ({"max_macs": 0.5}, r"--max-macs '0\.5' is not understood; give a share of the original such as 0\.5x"),
-        ({"threads": 0}, r"threads must be at least 1, not 0"),
+        ({"threads": 0}, r"threads must be in \[1, 1024\], not 0"),
         ({"seed": -1}, r"the seed must be in \[0, 2\*\*32\), not -1"),
         ({"passes": []}, r"passes must end with one that gives an OnnxModel"),
         ({"passes": [Prune()]}, r"passes must end with one that gives an OnnxModel"),
