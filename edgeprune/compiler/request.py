@@ -49,7 +49,7 @@ class Request:
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     settings: Settings = field(default_factory=dict)
     recipe: Path | None = None
-    cost: Literal["measured", "estimated", "macs"] = "measured"
+    cost: Literal["measured", "macs"] = "measured"
     require_measured: bool = False
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -36,7 +36,7 @@ class Means:
     board: Board
     budget: Budget
     seed: int
-    cost: Literal["measured", "estimated", "macs"]
+    cost: Literal["measured", "macs"]
     threads: int
     train_threads: int
     workers: int
