@@ -68,7 +68,7 @@ def _randomised(model: TorchModel) -> nn.Module:
                 if part.track_running_stats and part.running_mean is not None and part.running_var is not None:
                     part.running_mean.zero_()
                     part.running_var.fill_(1.0)
-            elif isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear) and sides(part):
+            elif isinstance(part, nn.modules.conv._ConvNd | nn.Linear) and sides(part):
                 fan_in = part.weight[0].numel()
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * math.sqrt(2.0 / fan_in))
             else:
