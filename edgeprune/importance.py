@@ -36,11 +36,13 @@ def require_known(criterion: str) -> None:
 def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:
     """Return one importance a channel for every group, by group name; shape (channels,), higher matters more.
 
-    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Raises BadOption for an
-    unknown criterion, UnmetRequirement when it needs data and there is none.
+    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Channels of locked groups all
+    score 1: their members' indices need not even fit. Raises BadOption for an unknown criterion, UnmetRequirement when
+    it needs data and there is none.
     """
     require_known(criterion)
-    return CRITERIA[criterion](model, groups, task, seed)
+    found = CRITERIA[criterion](model, [group for group in groups if not group.locked], task, seed)
+    return {group.name: found.get(group.name, np.ones(group.channels)) for group in groups}
 
 
 def l1(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
