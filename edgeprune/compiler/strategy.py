@@ -12,22 +12,19 @@ from dataclasses import dataclass, field
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
 from edgeprune.budget import largest
+from edgeprune.compiler.ceilings import Ceilings
 from edgeprune.compiler.pipeline import AnyPass
-from edgeprune.compiler.recut import Recut
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
-from edgeprune.errors import Infeasible, UnmetRequirement
-from edgeprune.groups import CostModel, aligned, plan_of
-from edgeprune.importance import scores
-from edgeprune.passes.lowering import lowerable_names
+from edgeprune.errors import UnmetRequirement
+from edgeprune.groups import CostModel
 from edgeprune.passes.sparsify import Sparsify
-from edgeprune.report import Measurement
-from edgeprune.surgery import resolve
 from edgeprune.tracing import trace
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
-SIZE_ATTEMPTS = 3
+ATTEMPTS = 3
+"""Trained builds at most when the first one under a size or latency ceiling comes out too large or too slow."""
 
 
 @dataclass
@@ -48,7 +45,6 @@ class Strategy:
         self.workshop, self.tools = workshop, tools
         self.budget = workshop.means.budget
         self.outcome = Outcome({"original": workshop.source})
-        self._measured: dict[str, Measurement] = {}
         self._searches: dict[tuple[tuple[str, float], ...], Sparsify] = {}
         self._asked: set[str] = set()
         self._to_come = 1
@@ -61,39 +57,22 @@ class Strategy:
         quantized = self.workshop.finish("quantized-only", [self.tools.export, self.tools.quantize])
         self.outcome.candidates["quantized-only"] = quantized
         cost = trace(self.workshop.original, tuple(self.workshop.means.board.channel_multiples.values()))
-        ceilings = self._ceilings()
+        ceilings = Ceilings(self.workshop, self.tools, quantized)
         if not any(len(g.options()) > 1 for g in cost.groups):
-            if self._fits(quantized):
-                self.outcome.notes.append(
-                    "nothing of this model can be pruned; `edgeprune inspect` says why for every group"
+            if not ceilings.fits(quantized):
+                raise UnmetRequirement(
+                    "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
                 )
-                return self.outcome
-            raise UnmetRequirement(
-                "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
+            self.outcome.notes.append(
+                "nothing of this model can be pruned; `edgeprune inspect` says why for every group"
             )
-        limits = {q: limit for q, limit in ceilings.items() if q in ("macs", "parameters")}
-        cost = self._grid(cost, limits, ceilings)
-        best = self._under(cost, limits, ceilings) if ceilings else self._above_floor(cost)
+            return self.outcome
+        grid = ceilings.grid(cost)
+        self._aligned = grid is not cost
+        best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
         return self.outcome
-
-    def _grid(self, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]) -> CostModel:
-        """Return the groups with the widths to search: where the clock decides and it suffices, aligned ones alone.
-
-        Raises Infeasible when no width at all reaches a ceiling.
-        """
-        if self.workshop.means.cost == "measured" and (not ceilings or "latency" in ceilings):
-            narrow = aligned(cost, self.workshop.means.board.widest_multiple)
-            try:
-                self._require_reachable("the smallest reachable, aligned", narrow, limits, ceilings)
-            except (Infeasible, UnmetRequirement):
-                pass  # finer widths may still do
-            else:
-                self._aligned = True
-                return narrow
-        self._require_reachable("the smallest reachable", cost, limits, ceilings)
-        return cost
 
     # --- with a floor alone -----------------------------------------------------------------------
 
@@ -109,7 +88,6 @@ class Strategy:
             found[k] = self._probe(
                 f"probe at {targets[k - 1]:.2f}x MACs", {"macs": targets[k - 1] * cost.full["macs"]}, allowance
             )
-            self.outcome.probes.append(found[k])
             held = self.workshop.holds(found[k]) is not False
             self.workshop.means.progress.note(f"{found[k].name}: {'holds' if held else 'misses'} the floor")
             return held
@@ -133,100 +111,62 @@ class Strategy:
 
     # --- with ceilings ----------------------------------------------------------------------------
 
-    def _under(self, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]) -> Finished | None:
+    def _under(self, ceilings: Ceilings, cost: CostModel) -> Finished | None:
         quantized = self.outcome.candidates["quantized-only"]
-        if self._fits(quantized) and self.workshop.holds(quantized) is not False:
+        if ceilings.fits(quantized) and self.workshop.holds(quantized) is not False:
             self.outcome.notes.append("lower precision alone meets every ceiling, so nothing was pruned for them")
             return None
-        if "latency" in ceilings:
-            return self._under_latency(cost, limits)
-        return self._under_size(cost, limits, ceilings.get("size"))
+        return self._under_size(ceilings) if ceilings.latency is None else self._under_latency(ceilings, cost)
 
-    def _under_size(self, cost: CostModel, limits: dict[str, float], size: float | None) -> Finished:
-        """Search under MACs and parameters; a size in bytes becomes a parameter ceiling by the bytes a parameter
-        really took.
-        """
-        quantized = self.outcome.candidates["quantized-only"]
-        per_parameter = quantized.size_bytes / quantized.parameters
-        best: Finished | None = None
-        for attempt in range(SIZE_ATTEMPTS):
-            inner = dict(limits)
-            if size is not None:
-                allowed = size / per_parameter
-                inner["parameters"] = min(allowed, inner.get("parameters", math.inf))
-            share = 1.0 if size is None else 2 / 3  # another attempt needs some too
+    def _under_size(self, ceilings: Ceilings) -> Finished:
+        """Search under MACs and parameters, again with fewer parameters while the artifact is too large."""
+        size = ceilings.absolute.get("size", math.inf)
+        sized = self.outcome.candidates["quantized-only"]
+        margin = 1.0
+        for attempt in range(1, ATTEMPTS + 1):
+            share = 1.0 if size == math.inf else 2 / 3  # another attempt needs some too
             left = self.tools.evaluations - len(self._asked)
-            best = self._probe(f"attempt {attempt + 1} under the ceilings", inner, math.ceil(share * left))
-            self.outcome.probes.append(best)
-            if size is None or best.size_bytes <= size:
+            limits = ceilings.searchable(sized, margin)
+            sized = self._probe(f"attempt {attempt} under the ceilings", limits, math.ceil(share * left))
+            if sized.size_bytes <= size:
                 break
-            per_parameter = best.size_bytes / best.parameters * 1.02
-        assert best is not None
-        return best
+            margin = 1.02
+        return sized
 
-    def _under_latency(self, cost: CostModel, limits: dict[str, float]) -> Finished:
-        """Bisect the MACs target on finished artifacts for the least cut that is fast enough, then train that one.
-
-        Latency hangs on shapes and precision, not on weights, so the bisection's artifacts are not trained; each is
-        lowered as far as the quantized-only candidate was.
-        """
-        targets = [t for t in _targets(cost) if t * cost.full["macs"] <= limits.get("macs", math.inf)] or _targets(
-            cost
-        )[-1:]
+    def _under_latency(self, ceilings: Ceilings, cost: CostModel) -> Finished:
+        """Bisect the MACs target on finished artifacts for the least cut that is fast enough, then train that one."""
+        wanted = ceilings.searchable(self.outcome.candidates["quantized-only"])
+        ceiling = wanted.get("macs", math.inf)
+        targets = _targets(cost)
+        targets = [t for t in targets if t * cost.full["macs"] <= ceiling] or targets[-1:]
         allowance = self._allowance(cost, len(targets))
 
-        def inner(k: int) -> dict[str, float]:
-            return {**limits, "macs": min(targets[k - 1] * cost.full["macs"], limits.get("macs", math.inf))}
+        def limits(k: int) -> dict[str, float]:
+            return {**wanted, "macs": min(targets[k - 1] * cost.full["macs"], ceiling)}
 
         def fast_enough(k: int) -> bool:
-            probe = self._untrained(f"shape at {targets[k - 1]:.2f}x MACs", [self._searching(inner(k), allowance)])
-            self._asked.update(probe.fact("sparsify", "asked") or ())
-            self.outcome.probes.append(probe)
-            return self._meets_latency(probe)
+            searching = self._searching(limits(k), allowance)
+            probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", [searching])
+            return ceilings.fast_enough(self._noted(probe))
 
         least = len(targets) - largest(
             len(targets) - 1, lambda j: fast_enough(len(targets) - j), first=len(targets) // 2
         )
-        best = None
-        for k in range(least, min(least + SIZE_ATTEMPTS, len(targets) + 1)):
-            best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", inner(k), allowance)
-            self.outcome.probes.append(best)
-            if self._meets_latency(best):
+        for k in range(least, min(least + ATTEMPTS, len(targets) + 1)):
+            best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", limits(k), allowance)
+            if ceilings.fast_enough(best):
                 break
-        assert best is not None
         return best
-
-    def _require_reachable(
-        self, name: str, cost: CostModel, limits: dict[str, float], ceilings: Mapping[str, float]
-    ) -> None:
-        """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on latency and size."""
-        Space(cost, limits)
-        if not set(ceilings) & {"latency", "size"}:
-            return
-        ranking = scores(self.workshop.original, cost.groups, "l2", None, self.workshop.means.seed)
-        smallest = Space(cost, {}).minimum()
-        cuts = resolve(self.workshop.original.module, cost.groups, plan_of(cost.groups, smallest, ranking))
-        probe = self._untrained(name, [Recut.of(cuts)])
-        if "size" in ceilings and probe.size_bytes > ceilings["size"]:
-            share = probe.size_bytes / self.workshop.source.size_bytes
-            raise Infeasible(
-                f"the ceiling of {ceilings['size']:.0f} bytes is out of reach: the smallest reachable is "
-                f"{probe.size_bytes} bytes ({share:.3f}x of the original's); set --max-size above it"
-            )
-        if "latency" in ceilings and not self._meets_latency(probe):
-            found = self._measured[probe.name]
-            p50 = found.latency_ms.p50 if found.latency_ms else math.nan
-            raise Infeasible(
-                f"the latency ceiling is out of reach: the smallest reachable artifact takes {p50:.3g} ms "
-                f"({found.ratio or math.nan:.3f}x of the original's); set --max-latency above it"
-            )
 
     # --- finishing --------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
         cutting: list[AnyPass] = [self.tools.prune, self._searching(limits, evaluations)]
-        probe = self.workshop.finish(name, self._full(cutting))
+        return self._noted(self.workshop.finish(name, self._full(cutting)))
+
+    def _noted(self, probe: Finished) -> Finished:
         self._asked.update(probe.fact("sparsify", "asked") or ())
+        self.outcome.probes.append(probe)
         return probe
 
     def _searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
@@ -245,15 +185,6 @@ class Strategy:
         training: list[AnyPass] = [self.tools.finetune] if self.tools.trains else []
         return [*cutting, *training, self.tools.export, self.tools.quantize]
 
-    def _untrained(self, name: str, cutting: list[AnyPass]) -> Finished:
-        """Finish a shape without training it, lowered as far as the quantized-only candidate was."""
-        floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export])
-        share = self.outcome.candidates["quantized-only"].fact("quantize", "share") or 0.0
-        names = lowerable_names(floating.model.path)
-        lowered = names[: round(share * len(names))]
-        quantize = dataclasses.replace(self.tools.quantize, lowered=lowered)
-        return self.workshop.finish(name, [*cutting, self.tools.export, quantize])
-
     def _finish_pair(self, best: Finished) -> None:
         """Make the pruned-only and pruned-quantized candidates of the same cut."""
         self.outcome.candidates["pruned-quantized"] = dataclasses.replace(best, name="pruned-quantized")
@@ -261,27 +192,6 @@ class Strategy:
         self.outcome.candidates["pruned-only"] = self.workshop.finish("pruned-only", floating)
 
     # --- judging ----------------------------------------------------------------------------------
-
-    def _ceilings(self) -> dict[str, float]:
-        """Return the ceilings in absolute terms; a latency's is only a marker, see ``_meets_latency``."""
-        source = self.workshop.source
-        base = {"latency": 1.0, "size": source.size_bytes, "macs": source.macs, "parameters": source.parameters}
-        return {quantity: limit.resolve(base[quantity]) for quantity, limit in self.budget.ceilings().items()}
-
-    def _fits(self, candidate: Finished) -> bool:
-        ceilings = self._ceilings()
-        found = {"size": candidate.size_bytes, "macs": candidate.macs, "parameters": candidate.parameters}
-        static = all(found[q] <= limit for q, limit in ceilings.items() if q != "latency")
-        return static and ("latency" not in ceilings or self._meets_latency(candidate))
-
-    def _meets_latency(self, candidate: Finished) -> bool:
-        """Whether a candidate keeps the latency ceiling on the clock; a relative one against the original beside it."""
-        limit = self.budget.max_latency
-        assert limit is not None
-        measured = self.workshop.recorded_measure(candidate)
-        self._measured[candidate.name] = measured
-        found = measured.ratio if limit.relative else measured.latency_ms.p50 if measured.latency_ms else None
-        return found is not None and found <= limit.value
 
     def _fastest(self, held: list[Finished]) -> Finished:
         """Return the fastest of the candidates that hold the floor: by the clock, or by MACs where no clock may

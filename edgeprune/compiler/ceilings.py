@@ -1,0 +1,112 @@
+"""The ceilings of one build: what fits below them, and whether anything can."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from edgeprune.agents.base import Space
+from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.recut import Recut
+from edgeprune.compiler.toolbox import Toolbox
+from edgeprune.compiler.workshop import Finished, Workshop
+from edgeprune.errors import Infeasible, UnmetRequirement
+from edgeprune.groups import CostModel, aligned, plan_of
+from edgeprune.importance import scores
+from edgeprune.passes.lowering import lowerable_names
+from edgeprune.surgery import resolve
+
+
+class Ceilings:
+    """The budget's ceilings against what is finished in one workshop.
+
+    ``absolute`` holds bytes, MACs and parameters by quantity; a latency's is judged on the clock, against the original
+    beside it where it is relative.
+    """
+
+    def __init__(self, workshop: Workshop, tools: Toolbox, quantized: Finished) -> None:
+        self.workshop, self.tools, self.quantized = workshop, tools, quantized
+        source = workshop.source
+        base = {"size": source.size_bytes, "macs": source.macs, "parameters": source.parameters}
+        limits = workshop.means.budget.ceilings()
+        self.absolute = {q: limits[q].resolve(whole) for q, whole in base.items() if q in limits}
+        self.latency = limits.get("latency")
+
+    def __bool__(self) -> bool:
+        return bool(self.absolute) or self.latency is not None
+
+    def fits(self, candidate: Finished) -> bool:
+        """Whether a finished candidate keeps every ceiling."""
+        found = {"size": candidate.size_bytes, "macs": candidate.macs, "parameters": candidate.parameters}
+        return all(found[q] <= limit for q, limit in self.absolute.items()) and self.fast_enough(candidate)
+
+    def fast_enough(self, candidate: Finished) -> bool:
+        """Whether a candidate keeps the latency ceiling on the clock; true where there is none."""
+        if self.latency is None:
+            return True
+        measured = self.workshop.recorded_measure(candidate)
+        found = measured.ratio if self.latency.relative else measured.latency_ms.p50 if measured.latency_ms else None
+        return found is not None and found <= self.latency.value
+
+    def searchable(self, sized: Finished, margin: float = 1.0) -> dict[str, float]:
+        """Return the ceilings that a search's action wall can hold, on MACs and parameters.
+
+        A size in bytes becomes a ceiling on parameters by the bytes that one took in the finished ``sized``, times
+        ``margin``.
+        """
+        limits = {q: limit for q, limit in self.absolute.items() if q != "size"}
+        if "size" in self.absolute:
+            allowed = self.absolute["size"] * sized.parameters / sized.size_bytes / margin
+            limits["parameters"] = min(allowed, limits.get("parameters", math.inf))
+        return limits
+
+    def grid(self, cost: CostModel) -> CostModel:
+        """Return the groups with the widths to search: aligned ones alone where the clock decides and they suffice.
+
+        Raises Infeasible, naming what can be reached, when no width at all keeps a ceiling.
+        """
+        if self.workshop.means.cost == "measured" and (not self or self.latency is not None):
+            narrow = aligned(cost, self.workshop.means.board.widest_multiple)
+            try:
+                self._require_reachable("the smallest reachable, aligned", narrow)
+            except (Infeasible, UnmetRequirement):
+                pass  # finer widths may still do
+            else:
+                return narrow
+        self._require_reachable("the smallest reachable", cost)
+        return cost
+
+    def untrained(self, name: str, cutting: list[AnyPass]) -> Finished:
+        """Finish a shape without training it, lowered as far as the quantized-only candidate was.
+
+        Latency and size hang on shapes and precision, not on weights.
+        """
+        floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export])
+        share = self.quantized.fact("quantize", "share") or 0.0
+        names = lowerable_names(floating.model.path)
+        lowered = names[: round(share * len(names))]
+        quantize = dataclasses.replace(self.tools.quantize, lowered=lowered)
+        return self.workshop.finish(name, [*cutting, self.tools.export, quantize])
+
+    def _require_reachable(self, name: str, cost: CostModel) -> None:
+        """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on latency and size."""
+        smallest = Space(cost, {q: limit for q, limit in self.absolute.items() if q != "size"}).minimum()
+        if "size" not in self.absolute and self.latency is None:
+            return
+        original = self.workshop.original
+        ranking = scores(original, cost.groups, "l2", None, self.workshop.means.seed)
+        cuts = resolve(original.module, cost.groups, plan_of(cost.groups, smallest, ranking))
+        probe = self.untrained(name, [Recut.of(cuts)])
+        if probe.size_bytes > self.absolute.get("size", math.inf):
+            share = probe.size_bytes / self.workshop.source.size_bytes
+            raise Infeasible(
+                f"the ceiling of {self.absolute['size']:.0f} bytes is out of reach: the smallest reachable is "
+                f"{probe.size_bytes} bytes ({share:.3f}x of the original's); set --max-size above it"
+            )
+        if not self.fast_enough(probe):
+            found = self.workshop.recorded_measure(probe)
+            p50 = found.latency_ms.p50 if found.latency_ms else math.nan
+            raise Infeasible(
+                f"the latency ceiling is out of reach: the smallest reachable artifact takes {p50:.3g} ms "
+                f"({found.ratio or math.nan:.3f}x of the original's); set --max-latency above it"
+            )
