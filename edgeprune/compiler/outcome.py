@@ -86,7 +86,7 @@ def _speed(workshop: Workshop, candidate: Finished) -> float:
     """
     if workshop.means.cost != "measured":
         source = workshop.source
-        return candidate.macs / source.macs + 1e-3 * candidate.size_bytes / source.size_bytes
+        return candidate.macs / max(source.macs, 1.0) + 1e-3 * candidate.size_bytes / source.size_bytes
     if candidate.name == "original":
         return 1.0
     return workshop.recorded_measure(candidate).ratio or math.inf
