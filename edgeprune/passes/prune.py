@@ -77,11 +77,16 @@ class Prune(Pass[TorchModel, TorchModel]):
 
 
 def _global(groups: Sequence[Group], scores: importance.Scores, keep: float, total: int) -> Widths:
-    """Return widths that keep the best ``keep`` of ``total`` channels by score, each rounded up to a rung."""
+    """Return widths that keep the best ``keep`` of ``total`` channels by score, each rounded up to a rung.
+
+    Of equal scores the earlier group's stay: a threshold would keep them all, and nothing goes from a net whose
+    batch norms all start at 1.
+    """
     free = [g for g in groups if len(g.ladder) > 1]
-    pooled = np.sort(np.concatenate([scores[g.name] for g in free]))[::-1] if free else np.zeros(1)
-    threshold = pooled[min(len(pooled) - 1, max(0, round(keep * total) - 1))]
-    wanted = {g.name: int((scores[g.name] >= threshold).sum()) for g in free}
+    owner = np.repeat(np.arange(len(free)), [g.channels for g in free])
+    pooled = np.concatenate([np.zeros(0), *(scores[g.name] for g in free)])
+    best = np.argsort(-pooled, kind="stable")[: max(1, round(keep * total))]
+    wanted = dict(zip((g.name for g in free), np.bincount(owner[best], minlength=len(free)).tolist(), strict=True))
     return tuple(min((r for r in g.ladder if r >= wanted.get(g.name, g.channels)), default=g.channels) for g in groups)
 
 
