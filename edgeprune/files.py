@@ -17,6 +17,8 @@ _UNWRITABLE = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
+    errno.ENOENT: "nothing can be created there",
+    errno.ELOOP: "its links lead in a circle",
     errno.ENOTDIR: "a part of this path is a file",
     errno.EEXIST: "a part of this path is a file",
     errno.EISDIR: "there is a folder of this name",

@@ -282,7 +282,7 @@ def test_an_image_that_is_none(here: Path) -> None:
     [
         (("--agent", "pppo"), "unknown agent 'pppo'; did you mean 'ppo'?"),
         (("--task", "detection"), "unknown task 'detection'; known: auto, classification, or file.py:Name for"),
-        (("--task", "t.py:T", "--input", "1x3x12x12"), "there is no file t.py; give --task the path of a Python file"),
+        (("--task", "t.py:T"), "there is no file t.py; give --task the path of a Python file"),
         (("--target", "jetson"), "unknown target 'jetson'; known: host-cpu"),
         (("--target", "mine.toml"), "unknown target 'mine.toml'; no such file"),
         (("--precision", "fp16"), "host-cpu has no fp16 arithmetic; its precisions are fp32, int8"),
@@ -340,8 +340,27 @@ def test_a_file_where_the_build_should_go(here: Path) -> None:
     assert Path("net.py").read_bytes() == Path(tiny.tiny_net.__file__).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("out", "code", "sentence"),
+    [
+        ("net.py/out", 4, "cannot write net.py/out/.edgeprune-probe: a part of this path is a file; free some space"),
+        ("circle/out", 4, "cannot write circle/out/.edgeprune-probe: its links lead in a circle; free some space"),
+        ("o" * 300, 4, f"cannot write {'o' * 300}: the name is too long; free some space or choose another folder"),
+    ],
+)
+def test_a_path_that_cannot_be(out: str, code: int, sentence: str, here: Path) -> None:
+    Path("circle").symlink_to("circle")
+    found = refused("compile", "net.safetensors", "--arch", "net.py:net", "--quiet", "--out", out, code=code)
+    assert found.startswith(f"error: {sentence}")
+
+
+def test_a_name_that_no_file_can_have(here: Path) -> None:
+    assert compiling(data="d" * 300) == f"error: the name '{'d' * 40}'… is too long for a file; give another"
+
+
 @pytest.mark.parametrize(("code", "why"), [(errno.EROFS, "the file system is read-only"),
-                                           (errno.EACCES, "permission is denied")])  # fmt: skip
+                                           (errno.EACCES, "permission is denied"),
+                                           (errno.ENOENT, "nothing can be created there")])  # fmt: skip
 def test_a_folder_that_cannot_be_written(code: int, why: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(code, os.strerror(code))

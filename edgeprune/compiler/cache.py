@@ -181,9 +181,10 @@ def require_writable(folder: Path) -> None:
 
     Leaves nothing behind: a folder that was not there is not there afterwards.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadOption(f"{folder} is a file, not a folder; choose another --out")
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    with mending(folder):
+        if folder.exists() and not folder.is_dir():
+            raise BadOption(f"{folder} is a file, not a folder; choose another --out")
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
     probe = folder / ".edgeprune-probe"
     try:
         write_atomic(probe, b"\0" * 4096)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 
-from edgeprune.errors import EdgepruneError, Lacking
+from edgeprune.errors import BadInput, EdgepruneError, Lacking
 
 INTERRUPTED, BUG = 130, 1
 
@@ -22,6 +22,8 @@ def ending(error: BaseException, resumable: bool) -> tuple[str, int]:
         return f"error: {error}", error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return "interrupted" + ("; run the same command again to resume" if resumable else ""), INTERRUPTED
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"error: the name {str(error.filename)[:40]!r}… is too long for a file; give another", BadInput.exit_code
     if isinstance(error, OSError) and error.errno in _DENIED:
         return (
             f"error: {error.filename or 'a file'}: {error.strerror}; free some space, mend its permissions or choose "

@@ -65,10 +65,12 @@ def _load(request: Request) -> Loaded:
     try:
         return load(source, request.input_shape)
     except BadOption:
-        # Neither the option nor the architecture knows the input shape: the data may.
-        if request.data is None or request.input_shape is not None or ":" in request.task:
+        # Neither the option nor the architecture knows the input shape: the task may.
+        own = ":" in request.task
+        if request.input_shape is not None or (request.data is None and not own):
             raise
-        spec = _classification(request, None).spec()
+        task = load_task(request.task, request.data, request.seed) if own else _classification(request, None)
+        spec = task.spec()
         return load(source, spec.input_shape, spec)
 
 
