@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from contexts import BOARD, context
+from networks import toy
+from pruning_task import Answers
+
+from edgeprune import find, surgery
+from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
+from edgeprune.groups import DROP
+from edgeprune.model import TorchModel
+from edgeprune.passes.sparsify import Sparsify, group_rows
+from edgeprune.tracing import size_of, trace
+
+FINE = BOARD.model_copy(update={"channel_multiples": {"fp32": 1}})
+
+
+def search(
+    folder: Path,
+    agent: str = "uniform",
+    share: float = 0.6,
+    model: TorchModel | None = None,
+    options: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[TorchModel, dict[str, Any], Answers]:
+    """Run the pass on a toy; ``share`` is the ceiling on MACs as a share of the original's."""
+    model = model or toy("Residual")
+    limits = (("macs", share * size_of(model)["macs"]),)
+    found: Any = find.find("agents", agent)()
+    step = Sparsify(**{"agent": found, "evaluations": 30, "limits": limits, "recalibration": 32, **(options or {})})
+    changes = {"board": FINE, "task": Answers(model, 48), **changes}
+    ctx, facts = context(folder, model, **changes)
+    step.requires(model, ctx)
+    return step.run(model.clone(), ctx), facts, changes["task"]
+
+
+def state(model: TorchModel) -> dict[str, Any]:
+    return {key: tensor.tolist() for key, tensor in model.module.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def by_ppo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchModel, dict[str, Any], Answers, dict[str, Any]]:
+    journals: dict[str, Any] = {}
+    found = search(
+        tmp_path_factory.mktemp("ppo"), "ppo", options={"evaluations": 60},
+        journal=lambda name: journals.setdefault(name, {}),
+    )  # fmt: skip
+    return *found, journals
+
+
+# --- what it promises -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", ["uniform", "random", "greedy", "knapsack"])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_the_ceiling_holds_and_no_evaluation_is_stolen(agent: str, share: float, tmp_path: Path) -> None:
+    model = toy("Residual")
+    cut, facts, task = search(tmp_path, agent, share, model)
+    assert size_of(cut)["macs"] <= share * size_of(model)["macs"]
+    assert task.scored == facts["evaluations"] == sum(row.evaluations for row in facts["searchers"]) <= 30
+    assert facts["reached"] == pytest.approx(size_of(cut)["macs"] / size_of(model)["macs"])
+    assert facts["target"] == pytest.approx(share)
+    assert facts["agent"] == agent
+    cut.verify()
+
+
+def test_a_ceiling_on_parameters_holds_too_and_several_at_once(tmp_path: Path) -> None:
+    model = toy("Residual")
+    full = size_of(model)
+    limits = (("macs", 0.7 * full["macs"]), ("parameters", 0.4 * full["parameters"]))
+    cut, facts, _ = search(tmp_path, "random", model=model, options={"limits": limits})
+    assert size_of(cut)["macs"] <= limits[0][1] and size_of(cut)["parameters"] <= limits[1][1]
+    assert facts["quantity"] == "macs"
+
+
+def test_a_learning_agent_starts_from_the_baselines_and_never_ends_below_them(by_ppo) -> None:
+    cut, facts, task, _ = by_ppo
+    rows = {row.name: row for row in facts["searchers"]}
+    assert list(rows) == ["uniform", "random", "greedy", "knapsack", "ppo"]
+    assert rows["uniform"].evaluations == 1
+    assert rows["ppo"].evaluations > 0, "something is left for the agent itself"
+    assert sum(row.evaluations for row in rows.values()) == facts["evaluations"] == task.scored <= 60
+    assert facts["warm_start"] == max(row.best for name, row in rows.items() if name != "ppo")
+    assert rows["ppo"].best >= facts["warm_start"], "its start plans are among its own"
+    assert facts["best"] == max(row.best for row in rows.values())
+    assert size_of(cut)["macs"] <= 0.6 * size_of(toy("Residual"))["macs"]
+    assert facts["resumed"] == 0
+
+
+def test_what_is_recorded_can_be_checked(by_ppo) -> None:
+    cut, facts, _, journals = by_ppo
+    assert len(facts["history"]) == facts["evaluations"]
+    assert facts["best"] == max(row.score for row in facts["history"] if row.cost <= facts["target"])
+    (journal,) = journals.values()
+    assert sorted(journal) == sorted(facts["asked"]) and len(set(facts["asked"])) == len(facts["asked"])
+    assert 0.0 <= facts["agent_overhead"] <= 1.0
+    value = Answers(toy("Residual"), 48).score(cut.predict, "search").value
+    assert value == facts["best"], "the returned model is the one that was scored"
+
+
+def test_the_plan_tells_what_became_of_each_group(by_ppo) -> None:
+    cut, facts, *_ = by_ppo
+    left = {g.name: g.channels for g in trace(cut).groups}
+    for row in facts["plan"]:
+        assert row.kept == left.get(row.group, 0)
+    assert {row.group for row in facts["plan"] if row.reason == "its channels are the model's outputs"} == {"head"}
+
+
+def test_an_interrupted_search_pays_for_nothing_twice(by_ppo, tmp_path: Path) -> None:
+    cut, facts, _, journals = by_ppo
+    again, refound, task = search(
+        tmp_path, "ppo", options={"evaluations": 60}, journal=lambda name: journals.setdefault(name, {})
+    )
+    assert task.scored == 0
+    assert refound["resumed"] == refound["evaluations"] == facts["evaluations"], "but all of it counts"
+    assert refound["asked"] == facts["asked"]
+    assert state(again) == state(cut)
+
+
+def test_a_search_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole, facts, _ = search(tmp_path, "random")
+    journals: dict[str, Any] = {}
+    lock = threading.Lock()
+
+    class Interrupted(Answers):
+        def score(self, predict, split, indices=None):
+            with lock:
+                if self.scored == 7:
+                    raise KeyboardInterrupt
+            return super().score(predict, split, indices)
+
+    model = toy("Residual")
+    keep = {"journal": lambda name: journals.setdefault(name, {})}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, "random", task=Interrupted(model, 48), **keep)
+    (journal,) = journals.values()
+    assert len(journal) == 7, "each score is written down as it arrives"
+    again, refound, task = search(tmp_path, "random", **keep)
+    assert (refound["resumed"], task.scored) == (7, facts["evaluations"] - 7)
+    assert refound["asked"] == facts["asked"]
+    assert state(again) == state(whole)
+
+
+@pytest.mark.parametrize("agent", ["random", "ppo"])
+def test_workers_change_the_time_and_nothing_else(agent: str, tmp_path: Path) -> None:
+    (one, facts, _), (two, others, _) = (
+        search(tmp_path, agent, options={"evaluations": 40}, workers=workers) for workers in (1, 2)
+    )
+    assert facts["asked"] == others["asked"]
+    assert [row.score for row in facts["history"]] == [row.score for row in others["history"]]
+    assert one.surgery == two.surgery and state(one) == state(two)
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    (_, one, _), (_, two, _) = (search(tmp_path, "random", seed=seed) for seed in (0, 1))
+    assert one["asked"] != two["asked"]
+
+
+def test_threads_are_given_back_even_after_a_failure(tmp_path: Path) -> None:
+    class Broken(Answers):
+        def score(self, predict, split, indices=None):
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+
+    before, running = torch.get_num_threads(), threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        search(tmp_path, task=Broken(toy("Residual"), 48), workers=2)
+    assert torch.get_num_threads() == before
+    assert threading.active_count() == running
+
+
+def test_a_subset_of_the_search_split_is_scored_and_always_the_same(tmp_path: Path) -> None:
+    seen = set()
+
+    class Watched(Answers):
+        def score(self, predict, split, indices=None):
+            seen.add((split, tuple(indices)))
+            return super().score(predict, split, indices)
+
+    search(tmp_path, "random", task=Watched(toy("Residual"), 48), options={"images": 20})
+    ((split, indices),) = seen
+    assert split == "search" and len(set(indices)) == 20 and max(indices) < 48
+
+
+def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> None:
+    model = toy("Residual")
+    with_statistics, _, task = search(tmp_path, model=model)
+    without, _, _ = search(tmp_path, model=model, options={"recalibration": 0})
+    assert with_statistics.surgery == without.surgery
+    mean = without.module.stem[1].running_mean
+    kept = with_statistics.surgery.kept["stem.0"][0]
+    assert torch.equal(mean, model.module.stem[1].running_mean[list(kept)]), "without, they are the original's"
+    images = torch.cat(list(task.calibration_batches()))
+    wanted = with_statistics.module.stem[0](images).mean((0, 2, 3))
+    assert torch.allclose(with_statistics.module.stem[1].running_mean, wanted, atol=0.05)
+
+
+def test_a_net_without_batch_norms_can_be_searched(tmp_path: Path) -> None:
+    cut, _, _ = search(tmp_path, "random", model=toy("Parametric"))
+    cut.verify()
+
+
+def test_aligned_searches_only_ask_for_widths_the_target_likes(tmp_path: Path) -> None:
+    board = BOARD.model_copy(update={"channel_multiples": {"fp32": 8, "int8": 4}})
+    _, facts, _ = search(tmp_path, "random", options={"aligned": True}, board=board)
+    cost = trace(toy("Residual"))
+    for asked in facts["asked"]:
+        for width, group in zip(map(int, asked.split("-")), cost.groups, strict=True):
+            assert width == group.channels or width % 8 == 0
+    _, facts, _ = search(tmp_path, "random", board=board)
+    assert any(int(width) % 8 for asked in facts["asked"] for width in asked.split("-")[:-1])
+
+
+def test_a_plan_can_be_replayed_from_its_record(tmp_path: Path) -> None:
+    model = toy("Residual")
+    cut, _, _ = search(tmp_path, "random", model=model)
+    again = surgery.rebuild(model, cut.surgery)
+    for key, tensor in again.module.state_dict().items():
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            assert torch.equal(tensor, cut.module.state_dict()[key])
+
+
+def test_rows_of_a_dropped_block() -> None:
+    cost = trace(toy("Residual"))
+    chosen = {"one.conv1": DROP, "stem.0": 1}
+    widths = tuple(chosen.get(g.name, g.channels) for g in cost.groups)
+    rows = {row.group: row for row in group_rows(cost, widths)}
+    assert (rows["one.conv1"].kept, rows["one.conv1"].dropped_block) == (0, "one")
+    assert (rows["stem.0"].kept, rows["stem.0"].dropped_block, rows["stem.0"].reason) == (1, None, "")
+    assert rows["head"].reason == "its channels are the model's outputs" and rows["head"].ladder == (5,)
+    assert rows["stem.0"].macs_share == pytest.approx(cost.share_of(0)["macs"])
+
+
+def test_only_the_block_that_went_is_said_to_have_gone() -> None:
+    cost = trace(toy("Untraceable"))
+    widths = tuple(DROP if g.block == "one" else g.channels for g in cost.groups)
+    kept = {row.group: row.kept for row in group_rows(cost, widths)}
+    assert {name for name, width in kept.items() if width == 0} == {"one.conv1", "one.conv2"}
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_needs_a_task_and_a_ceiling(tmp_path: Path) -> None:
+    model = toy("Plain")
+    ctx, _ = context(tmp_path, model)
+    with pytest.raises(UnmetRequirement, match=r"^a search needs a task to score its plans; give --data$"):
+        Sparsify(limits=(("macs", 1.0),)).requires(model, ctx)
+    ctx, _ = context(tmp_path, model, task=Answers(model, 8))
+    with pytest.raises(UnmetRequirement, match=r"^a search needs a ceiling on macs or parameters$"):
+        Sparsify().requires(model, ctx)
+
+
+def test_a_net_with_nothing_to_choose_is_refused(tmp_path: Path) -> None:
+    message = r"^no group of this model can be pruned; `edgeprune inspect` says why for each$"
+    with pytest.raises(UnmetRequirement, match=message):
+        search(tmp_path, model=toy("Averaged"))
+
+
+def test_a_ceiling_out_of_reach_is_refused_before_any_scoring(tmp_path: Path) -> None:
+    task = Answers(toy("Residual"), 8)
+    with pytest.raises(Infeasible, match=r"^the ceiling of .* is out of reach: the smallest reachable is 0\.\d+x"):
+        search(tmp_path, share=1e-4, task=task)
+    assert task.scored == 0
+
+
+def test_options_out_of_range() -> None:
+    with pytest.raises(BadOption, match=r"^unknown criterion 'tailor'; did you mean 'taylor'\?$"):
+        Sparsify(criterion="tailor")
+    with pytest.raises(ValueError, match=r"^evaluations must be at least 1, not 0$"):
+        Sparsify(evaluations=0)
+
+
+def test_the_default_agent_is_ppo() -> None:
+    assert Sparsify().agent.name == "ppo"
