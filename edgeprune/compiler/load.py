@@ -8,11 +8,12 @@ from torch import nn
 
 from edgeprune.compiler import replay
 from edgeprune.compiler.pipeline import with_weights
+from edgeprune.compiler.recut import read_cuts
 from edgeprune.compiler.verify import read_manifest
 from edgeprune.errors import BadBuild, BadOption
 from edgeprune.frontends.checkpoint import Source
 from edgeprune.frontends.checkpoint import load as load_source
-from edgeprune.model import ModelSpec, Surgery, TorchModel, file_digest
+from edgeprune.model import ModelSpec, TorchModel, file_digest
 
 
 def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
@@ -30,7 +31,10 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
         if not (folder / name).is_file() or recorded != file_digest(folder / name):
             raise BadBuild(f"{folder / name} is missing or was changed since the build; build again")
     recipe = replay.read(folder)
-    cuts = Surgery.from_json(recipe["cuts"])
+    try:
+        cuts = read_cuts(recipe["cuts"])
+    except ValueError as error:
+        raise BadBuild(f"{folder / 'recipe.json'} is damaged: {error}; build again") from error
     return with_weights(_original(recipe, arch, module), cuts, folder / "model.safetensors").module.eval()
 
 
@@ -40,13 +44,14 @@ def _original(recipe: replay.Recipe, arch: str | None, module: nn.Module | None)
     shape = tuple(recipe["input_shape"])
     if module is not None:
         return TorchModel(module, ModelSpec(shape), (torch.zeros(shape),))
-    named, model = recipe["request"]["arch"], recipe["request"]["model"]
+    request = replay.recorded_request(recipe)
+    named, model = request.arch, request.model
     if named and ".py:" in named:
         replay.require_repeated(recipe, "arch", named, arch)
         return load_source(Source(None, arch), shape).model  # the weights are the build's own
     if not named and not model:
         raise BadOption("this build was made from a module in memory; call load(…, module=that_module)")
-    loaded = load_source(Source(Path(model) if model else None, named), shape)
+    loaded = load_source(Source(model, named), shape)
     for role, digest in loaded.files.items():
         if recipe["inputs"].get(role) != digest:
             raise BadBuild(f"the {role} file is not the one this build was made from; give it as it was")

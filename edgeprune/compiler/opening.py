@@ -66,22 +66,27 @@ def _load(request: Request) -> Loaded:
         return load(source, request.input_shape)
     except BadOption:
         # Neither the option nor the architecture knows the input shape: the task may.
-        own = ":" in request.task
-        if request.input_shape is not None or (request.data is None and not own):
+        spec = None if request.input_shape else _told_by_task(request)
+        if spec is None:
             raise
-        task = load_task(request.task, request.data, request.seed) if own else _classification(request, None)
-        spec = task.spec()
         return load(source, spec.input_shape, spec)
+
+
+def _told_by_task(request: Request) -> ModelSpec | None:
+    """Return what the data says about the model's input, where no model has been asked yet."""
+    if ":" in request.task:
+        return load_task(request.task, request.data, request.seed).spec()
+    return None if request.data is None else _classification(request, None).spec()
 
 
 def _given(module: nn.Module | TorchModel, task: Task | None, request: Request) -> Loaded:
     if isinstance(module, TorchModel):
         model = module.clone()
     else:
-        spec = task.spec() if task else None
+        spec = task.spec() if task else _told_by_task(request)
         shape = request.input_shape or (spec.input_shape if spec else None)
         if shape is None:
-            raise BadOption("give input_shape=(1, C, H, W), or a task that knows it")
+            raise BadOption("give input_shape=(1, C, H, W), or data or a task that tell it")
         inputs = (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
         model = TorchModel(module, spec or ModelSpec(tuple(shape)), inputs).clone()
     model.module.eval().requires_grad_(True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgeprune import surgery
 from edgeprune.model import Surgery, TorchModel, first_line
@@ -26,14 +26,7 @@ class Recut(Pass[TorchModel, TorchModel]):
     recalibration: int = 0
 
     def __post_init__(self) -> None:
-        try:
-            found = Surgery.from_json(json.loads(self.cuts))
-            indices = [i for sides in found.kept.values() for side in sides for i in side or ()]
-            sound = all(isinstance(one, str) for one in found.dropped)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise ValueError(f"its cuts cannot be read ({first_line(error)})") from error
-        if not sound or not all(isinstance(i, int) and i >= 0 for i in indices):
-            raise ValueError("its cuts are not indices and names")
+        read_cuts(json.loads(self.cuts))
 
     @staticmethod
     def of(cuts: Surgery, recalibration: int = 0) -> Recut:
@@ -47,3 +40,16 @@ class Recut(Pass[TorchModel, TorchModel]):
         if self.recalibration and task and task.name != "synthetic" and has_batch_norm(result.module):
             recalibrate(result.module, first_images(task.calibration_batches(), self.recalibration))
         return result
+
+
+def read_cuts(raw: Any) -> Surgery:
+    """Return the cuts a recipe holds. Raises ValueError for anything else."""
+    try:
+        found = Surgery.from_json(raw)
+        indices = [i for sides in found.kept.values() for side in sides for i in side or ()]
+        sound = all(isinstance(i, int) and i >= 0 for i in indices)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"its cuts cannot be read ({first_line(error)})") from error
+    if not sound or not all(isinstance(name, str) for name in found.dropped):
+        raise ValueError("its cuts are not indices and names")
+    return found

@@ -50,7 +50,18 @@ def read(directory: Path) -> Recipe:
     threads = recipe["means"].get("train_threads")
     if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
         raise _damaged(path, "means")
+    if not all(isinstance(n, int) and 0 < n < 2**20 for n in recipe["input_shape"]):
+        raise _damaged(path, "input_shape")
     return {**recipe, "directory": str(directory)}
+
+
+def recorded_request(recipe: Recipe) -> Request:
+    """Return the request a recipe was made from. Raises BadBuild when it holds none."""
+    try:
+        return request_of(recipe["request"])
+    except ValueError as error:
+        path = Path(recipe["directory"]) / "recipe.json"
+        raise BadBuild(f"{path} is damaged ({first_line(error)}); build again") from error
 
 
 def _damaged(path: Path, name: str) -> BadBuild:
@@ -67,10 +78,7 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     """
     assert request.recipe is not None
     recipe = read(request.recipe)
-    try:
-        recorded = request_of(recipe["request"])
-    except ValueError as error:
-        raise BadBuild(f"{request.recipe / 'recipe.json'} is damaged ({first_line(error)}); build again") from error
+    recorded = recorded_request(recipe)
     if recipe["kind"] == "module" and not given and request.model is None and request.arch is None:
         raise BadOption("this recipe was made from a module in memory; replay it from Python with the same module")
     for role, then, now in (("arch", recorded.arch, request.arch), ("task", recorded.task, request.task)):
