@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from edgeprune.agents.base import Space
+from edgeprune.budget import Limit
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.recut import Recut
 from edgeprune.compiler.toolbox import Toolbox
@@ -15,6 +16,30 @@ from edgeprune.groups import CostModel, aligned, plan_of
 from edgeprune.importance import scores
 from edgeprune.passes.lowering import lowerable_names
 from edgeprune.surgery import resolve
+
+
+def exceeded(workshop: Workshop, candidate: Finished) -> list[str]:
+    """Return the quantities whose ceiling a finished candidate breaks; what only the clock can tell is measured."""
+    source = workshop.source
+    found = {
+        "size": (candidate.size_bytes, source.size_bytes),
+        "macs": (candidate.macs, source.macs),
+        "parameters": (candidate.parameters, source.parameters),
+    }
+    limits = workshop.means.budget.ceilings()
+    broken = [q for q, (value, whole) in found.items() if q in limits and value > limits[q].resolve(whole)]
+    if "latency" in limits and not _fast_enough(workshop, candidate, limits["latency"]):
+        broken.append("latency")
+    return broken
+
+
+def _fast_enough(workshop: Workshop, candidate: Finished, limit: Limit) -> bool:
+    """Whether p50 keeps ``limit`` on the clock: against the original beside it where that is relative."""
+    if limit.relative and candidate.name == "original":
+        return limit.value >= 1.0
+    measured = workshop.recorded_measure(candidate)
+    found = measured.ratio if limit.relative else measured.latency_ms.p50 if measured.latency_ms else None
+    return found is not None and found <= limit.value
 
 
 class Ceilings:
@@ -37,16 +62,11 @@ class Ceilings:
 
     def fits(self, candidate: Finished) -> bool:
         """Whether a finished candidate keeps every ceiling."""
-        found = {"size": candidate.size_bytes, "macs": candidate.macs, "parameters": candidate.parameters}
-        return all(found[q] <= limit for q, limit in self.absolute.items()) and self.fast_enough(candidate)
+        return not exceeded(self.workshop, candidate)
 
     def fast_enough(self, candidate: Finished) -> bool:
-        """Whether a candidate keeps the latency ceiling on the clock; true where there is none."""
-        if self.latency is None:
-            return True
-        measured = self.workshop.recorded_measure(candidate)
-        found = measured.ratio if self.latency.relative else measured.latency_ms.p50 if measured.latency_ms else None
-        return found is not None and found <= self.latency.value
+        """Whether a finished candidate keeps the latency ceiling; true where there is none."""
+        return self.latency is None or _fast_enough(self.workshop, candidate, self.latency)
 
     def searchable(self, sized: Finished, margin: float = 1.0) -> dict[str, float]:
         """Return the ceilings that a search's action wall can hold, on MACs and parameters.

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from edgeprune.budget import Basis, Check, verdict
 from edgeprune.compiler.cache import versions
+from edgeprune.compiler.ceilings import exceeded
 from edgeprune.compiler.opening import Opened
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.strategy import Outcome
@@ -96,24 +97,7 @@ def _broken(workshop: Workshop, candidate: Finished) -> list[str]:
     broken = []
     if workshop.holds(candidate) is False:
         broken.append(f"{_FLOOR} ({100 * _drop(workshop, candidate):+.2f} points on the search split)")
-    source = workshop.source
-    pairs = {
-        "size": (candidate.size_bytes, source.size_bytes),
-        "macs": (candidate.macs, source.macs),
-        "parameters": (candidate.parameters, source.parameters),
-    }
-    for quantity, limit in workshop.means.budget.ceilings().items():
-        if quantity == "latency":
-            if candidate.name == "original":
-                held = not limit.relative or limit.value >= 1.0
-            else:
-                found = workshop.recorded_measure(candidate)
-                value = found.ratio if limit.relative else found.latency_ms.p50 if found.latency_ms else None
-                held = value is not None and value <= limit.value
-        else:
-            held = pairs[quantity][0] <= limit.resolve(pairs[quantity][1])
-        if not held:
-            broken.append(f"the {quantity} ceiling")
+    broken += [f"the {quantity} ceiling" for quantity in exceeded(workshop, candidate)]
     return broken
 
 
