@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgeprune.agents.uniform import Uniform
+from edgeprune.compiler.toolbox import toolbox
+from edgeprune.errors import BadOption, UnmetRequirement
+
+
+def tools(settings: Any = None, **changes: Any) -> Any:
+    options: dict[str, Any] = {
+        "agent": None, "evaluations": None, "epochs": None, "effort": "normal", "precision": "auto", "data": True,
+        "free_groups": 10,
+    }  # fmt: skip
+    return toolbox(settings or {}, **{**options, **changes})
+
+
+def test_the_defaults() -> None:
+    found = tools()
+    assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "taylor", "auto")
+    assert (found.evaluations, found.finetune.epochs, found.trains) == (200, 5, True)
+    assert found.prune.ratio == 0.0
+
+
+@pytest.mark.parametrize(
+    ("effort", "groups", "evaluations", "epochs"),
+    [("quick", 3, 80, 3), ("quick", 30, 120, 3), ("normal", 30, 360, 5), ("long", 30, 1080, 20)],
+)
+def test_effort_sets_counts(effort: str, groups: int, evaluations: int, epochs: int) -> None:
+    found = tools(effort=effort, free_groups=groups)
+    assert (found.evaluations, found.finetune.epochs) == (evaluations, epochs)
+
+
+def test_without_data_only_what_needs_none() -> None:
+    found = tools(data=False)
+    assert (found.sparsify.agent.name, found.sparsify.criterion, found.trains) == ("uniform", "l2", False)
+    with pytest.raises(UnmetRequirement, match="agent 'random' needs data to score plans by; give --data, or --agent"):
+        tools(data=False, agent="random")
+
+
+def test_settings_win() -> None:
+    found = tools(
+        {"finetune": {"epochs": "9", "lr": "0.5"}, "sparsify": {"evaluations": "7"}, "agent": {"rounds": "3"},
+         "quantize": {"precision": "fp32"}, "export": {"tolerance": "0.5"}, "prune": {"ratio": "0.25"}},
+        epochs=2, evaluations=50, precision="int8",
+    )  # fmt: skip
+    assert (found.finetune.epochs, found.finetune.lr, found.evaluations) == (9, 0.5, 7)
+    assert (found.sparsify.agent.rounds, found.quantize.precision) == (3, "fp32")
+    assert (found.export.tolerance, found.prune.ratio) == (0.5, 0.25)
+
+
+def test_counts_given_are_taken() -> None:
+    found = tools(epochs=0, evaluations=1, agent=Uniform())
+    assert (found.evaluations, found.trains, found.sparsify.agent) == (1, False, Uniform())
+    with pytest.raises(BadOption, match="--evaluations must be at least 1, not 0"):
+        tools(evaluations=0)
+    with pytest.raises(BadOption, match="--epochs must not be negative, not -1"):
+        tools(epochs=-1)
+
+
+def test_a_search_gets_its_ceilings_and_its_share() -> None:
+    found = tools().searching({"parameters": 5.0, "macs": 9.0}, 12, aligned=False)
+    assert (found.limits, found.evaluations, found.aligned) == ((("macs", 9.0), ("parameters", 5.0)), 12, False)
+    assert tools().searching({"macs": 9.0}, 12, aligned=True).aligned
+    assert tools({"sparsify": {"aligned": "true"}}).searching({"macs": 9.0}, 12, aligned=False).aligned
