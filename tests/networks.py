@@ -14,7 +14,7 @@ import numpy as np
 import odd_networks  # noqa: F401  (its classes join the table below)
 import torch
 import torch.nn.functional as F
-from contexts import torch_model
+from contexts import smooth_images, torch_model
 from torch import Tensor, nn
 from toy_parts import OUTPUTS, TIED, Block, Gate, Skip, Toy, inverted, pooled, unit
 
@@ -268,7 +268,10 @@ TOYS: dict[str, type[Toy]] = {cls.__name__: cls for cls in Toy.__subclasses__()}
 
 
 def toy(name: str, seed: int = 0) -> TorchModel:
-    """Return a toy by name as a model, with trained-looking batch norms: no scale, shift or statistic is trivial."""
+    """Return a toy by name as a model, with trained-looking batch norms: no scale, shift or statistic is trivial.
+
+    The outputs are centred, so that a classifier answers with different classes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = TOYS[name]()
@@ -279,7 +282,10 @@ def toy(name: str, seed: int = 0) -> TorchModel:
                 if part.affine:
                     part.weight.data.uniform_(0.5, 1.5)
                     part.bias.data.normal_(0, 0.2)
-    return torch_model(module, SHAPE)
+    model = torch_model(module, SHAPE)
+    if isinstance(module.head, nn.Linear):
+        module.head.bias.data -= torch.from_numpy(model.predict(smooth_images(64)).mean(0))
+    return model
 
 
 @cache
