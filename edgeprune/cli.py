@@ -232,7 +232,7 @@ def compile_(
 ) -> None:
     """Prune, fine-tune, quantize and export MODEL within a budget; write model.onnx and its report to --out.
 
-    MODEL is a .safetensors, .pt, .pth or .th file, or a folder that compile wrote.
+    MODEL is a .safetensors, .pt, .pth or .th file.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ class Recut(Pass[TorchModel, TorchModel]):
     takes: ClassVar[type] = TorchModel
     gives: ClassVar[type] = TorchModel
 
-    cuts: str = '{"kept": {}, "dropped": []}'
+    cuts: str = '{"dropped": [], "kept": {}}'
     recalibration: int = 0
 
     def __post_init__(self) -> None:

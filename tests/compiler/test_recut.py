@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from contexts import context, torch_model
+
+from edgeprune.compiler.recut import Recut, read_cuts
+from edgeprune.model import Surgery, TorchModel
+from edgeprune.tasks.classification import Classification
+from edgeprune.tasks.synthetic import Synthetic
+
+CUTS = Surgery({"stem": ((0, 2), None), "bn": ((0, 2), None), "down": (None, (0, 2))}, ("block",))
+
+
+@pytest.fixture
+def model() -> TorchModel:
+    return torch_model(tiny.trained(), (1, 3, 12, 12))
+
+
+def run(one: Recut, model: TorchModel, tmp_path: Path, **changes: Any) -> TorchModel:
+    return one.run(model.clone(), context(tmp_path, model, **changes)[0])
+
+
+def test_recorded_cuts_are_applied(model: TorchModel, tmp_path: Path) -> None:
+    result = run(Recut.of(CUTS), model, tmp_path)
+    assert result.surgery == CUTS
+    assert result.module.get_parameter("stem.weight").shape == (2, 3, 3, 3)
+    assert torch.equal(result.module.get_parameter("stem.weight"), model.module.get_parameter("stem.weight")[[0, 2]])
+    assert not list(result.module.get_submodule("block").parameters())
+    result.verify()
+
+
+def test_no_cuts_are_the_model(model: TorchModel, tmp_path: Path) -> None:
+    assert run(Recut(), model, tmp_path).digest() == model.digest()
+    assert Recut.of(Surgery()) == Recut()
+
+
+def test_statistics_are_estimated_anew_on_real_images_alone(model: TorchModel, tmp_path: Path) -> None:
+    data = Classification(tiny.write_data(tmp_path / "d.npz"))
+    kept = model.module.get_buffer("bn.running_mean")[[0, 2]]
+
+    def mean(recalibration: int, task: Any) -> torch.Tensor:
+        return run(Recut.of(CUTS, recalibration), model, tmp_path, task=task).module.get_buffer("bn.running_mean")
+
+    assert torch.equal(mean(0, data), kept)
+    assert torch.equal(mean(64, None), kept)
+    assert torch.equal(mean(64, Synthetic(model)), kept)  # as sparsify does: there are no images of the model's own
+    assert not torch.equal(mean(64, data), kept)
+    assert torch.equal(mean(64, data), mean(64, data))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        None, [], 3, "x", {}, {"kept": [], "dropped": []}, {"kept": {"a": 1}, "dropped": []}, {"kept": {}},
+        {"kept": {"a": [[1], [2], [3]]}, "dropped": []}, {"kept": {"a": [["x"], None]}, "dropped": []},
+        {"kept": {"a": [[-1], None]}, "dropped": []}, {"kept": {"a": [[1.5], None]}, "dropped": []},
+        {"kept": {}, "dropped": [1]}, {"kept": {}, "dropped": None},
+    ],
+)  # fmt: skip
+def test_what_are_no_cuts_is_refused(raw: Any) -> None:
+    with pytest.raises(ValueError, match=r"its cuts (cannot be read \(|are not indices and names)"):
+        read_cuts(raw)
+
+
+def test_cuts_that_are_no_json_are_refused() -> None:
+    with pytest.raises(ValueError, match="Expecting value"):
+        Recut("x")
+    assert read_cuts(CUTS.to_json()) == CUTS
