@@ -39,7 +39,9 @@ class Opened:
 
 def open_request(request: Request, module: nn.Module | TorchModel | None = None, task: Task | None = None) -> Opened:
     """Load model and data. Raises BadInput subclasses for anything that cannot be used together."""
-    loaded = _given(module, task, request) if module is not None else _load(request)
+    with torch.random.fork_rng(devices=[]):  # an architecture without a model file draws its weights
+        torch.manual_seed(request.seed)
+        loaded = _given(module, task, request) if module is not None else _load(request)
     notes = list(loaded.notes)
     original = loaded.model
     if task is None:

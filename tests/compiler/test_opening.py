@@ -61,6 +61,17 @@ def test_random_weights_are_warmed_up_and_that_is_said(at: Path) -> None:
     assert opened.original.module.get_buffer("bn.running_mean").any()
 
 
+def test_random_weights_come_from_the_seed_and_touch_nobody_elses(at: Path) -> None:
+    """Else a second run would find nothing in the store, and no recipe could be replayed."""
+    state = torch.get_rng_state()
+    digests = [
+        open_request(request(model=None, data=None, input_shape=(1, 3, 16, 16), seed=seed)).original.digest()
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_task_of_the_users_own_tells_the_shape_and_is_hashed(at: Path, tmp_path: Path) -> None:
     path = tmp_path / "task.py"
     path.write_text(TASK)

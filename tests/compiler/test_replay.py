@@ -229,3 +229,11 @@ def test_the_recipe_decides_everything_but_where_things_lie(built: Any, at: Path
     assert [p.name for p in passes] == ["recut", "finetune", "export", "quantize"]
     assert Export() in passes
     assert passes[-1].lowered is not None
+
+
+def test_a_build_of_random_weights_is_replayed(at: Path, tmp_path: Path, clock: tiny.Clock) -> None:
+    first = edgeprune.compile(
+        arch="net.py:net", max_macs="0.5x", input_shape=(1, 3, 12, 12), cost="macs", out=tmp_path / "first"
+    )
+    again = edgeprune.compile(arch="net.py:net", recipe=first.directory, out=tmp_path / "again")
+    assert again.report.artifacts[0].sha256 == first.report.artifacts[0].sha256
