@@ -281,3 +281,17 @@ class Asked(Toy):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(pooled(self.block(self.stem(x)) * self.block.bn2.eps * 1e5))
+
+
+class Peeking(Toy):
+    """A forward that does something else when its residual block is of another class: it runs, but to another end."""
+
+    free = frozenset({"stem.0", "block.conv1"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.head = unit(3, 8), Block(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(self.stem(x))
+        return self.head(pooled(x if isinstance(self.block, Block) else x * 2))

@@ -15,7 +15,7 @@ from edgeprune import surgery
 from edgeprune.groups import Group, ladder, plan_of
 from edgeprune.model import TorchModel
 from edgeprune.tracing import size_of, trace
-from edgeprune.trials import TOLERANCE, agree
+from edgeprune.trials import TOLERANCE, _trial_channels, agree
 
 each_toy = pytest.mark.parametrize("name", list(TOYS))
 
@@ -199,6 +199,23 @@ def test_an_attention_layer_locks_what_it_touches_and_the_rest_stays_free() -> N
     locked = {g.name: bool(g.locked) for g in trace(torch_model(Net())).groups}
     assert locked["a.0"] is False
     assert locked["b.0"] is True
+
+
+@pytest.mark.parametrize(
+    ("channels", "second", "segments", "kept"),
+    [
+        (8, 7, 1, (1, 2, 3, 4, 5, 6, 7)),
+        (16, 14, 1, tuple(range(1, 15))),
+        (16, 12, 1, tuple(range(3, 15))),  # three at one end and one at the other
+        (16, 8, 2, (3, 4, 5, 6, 9, 10, 11, 12)),  # the second run is the first one's mirror image
+        (2, 1, 1, (1,)),
+    ],
+)
+def test_a_trial_takes_channels_no_regular_tie_shares(
+    channels: int, second: int, segments: int, kept: tuple[int, ...]
+) -> None:
+    group = Group("a", channels, ladder=(channels, second), segments=segments)
+    assert _trial_channels(group) == kept
 
 
 def test_outputs_agree_within_their_own_spread() -> None:
