@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from edgeprune.errors import BadOption, nearest
 
@@ -37,7 +37,7 @@ class Board(BaseModel):
     opset: int = Field(ge=13)
     ir_version: int = Field(ge=7)
     precisions: tuple[Precision, ...]
-    channel_multiples: dict[Precision, int]
+    channel_multiples: dict[Precision, PositiveInt]
     int8: Int8Layout | None = None
     detected: dict[str, Any] = Field(default_factory=dict)
 
