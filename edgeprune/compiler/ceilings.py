@@ -17,6 +17,9 @@ from edgeprune.importance import scores
 from edgeprune.passes.lowering import lowerable_names
 from edgeprune.surgery import resolve
 
+MARGIN = 0.01
+"""Share of a size ceiling that the search leaves unused: kept counts come in steps and a graph has its own bytes."""
+
 
 def exceeded(workshop: Workshop, candidate: Finished) -> list[str]:
     """Return the quantities whose ceiling a finished candidate breaks; what only the clock can tell is measured."""
@@ -46,7 +49,8 @@ class Ceilings:
     """The budget's ceilings against what is finished in one workshop.
 
     ``absolute`` holds bytes, MACs and parameters by quantity; a latency's is judged on the clock, against the original
-    beside it where it is relative.
+    beside it where it is relative. ``known`` are finished artifacts at the target's precision, whose sizes tell what a
+    parameter takes.
     """
 
     def __init__(self, workshop: Workshop, tools: Toolbox, quantized: Finished) -> None:
@@ -56,6 +60,7 @@ class Ceilings:
         limits = workshop.means.budget.ceilings()
         self.absolute = {q: limits[q].resolve(whole) for q, whole in base.items() if q in limits}
         self.latency = limits.get("latency")
+        self.known = [quantized]
 
     def __bool__(self) -> bool:
         return bool(self.absolute) or self.latency is not None
@@ -68,16 +73,25 @@ class Ceilings:
         """Whether a finished candidate keeps the latency ceiling; true where there is none."""
         return self.latency is None or _fast_enough(self.workshop, candidate, self.latency)
 
-    def searchable(self, sized: Finished, margin: float = 1.0) -> dict[str, float]:
+    def searchable(self) -> dict[str, float]:
         """Return the ceilings that a search's action wall can hold, on MACs and parameters.
 
-        A size in bytes becomes a ceiling on parameters by the bytes that one took in the finished ``sized``, times
-        ``margin``.
+        A size in bytes becomes a ceiling on parameters: an artifact is a fixed part and so many bytes a parameter, by
+        the two of ``known`` that lie nearest to the ceiling. MARGIN is left for what that line does not tell.
         """
         limits = {q: limit for q, limit in self.absolute.items() if q != "size"}
         if "size" in self.absolute:
-            allowed = self.absolute["size"] * sized.parameters / sized.size_bytes / margin
-            limits["parameters"] = min(allowed, limits.get("parameters", math.inf))
+            wanted = self.absolute["size"] * (1.0 - MARGIN)
+            one, *others = sorted(self.known, key=lambda known: abs(known.size_bytes - wanted))
+            rates = (
+                (other.size_bytes - one.size_bytes) / (other.parameters - one.parameters)
+                for other in others
+                if other.parameters != one.parameters
+            )
+            rate = next((r for r in rates if r > 0), one.size_bytes / one.parameters)
+            allowed = one.parameters + (wanted - one.size_bytes) / rate
+            least = min(known.parameters for known in self.known)
+            limits["parameters"] = min(max(allowed, least), limits.get("parameters", math.inf))
         return limits
 
     def grid(self, cost: CostModel) -> CostModel:
@@ -117,6 +131,7 @@ class Ceilings:
         ranking = scores(original, cost.groups, "l2", None, self.workshop.means.seed)
         cuts = resolve(original.module, cost.groups, plan_of(cost.groups, smallest, ranking))
         probe = self.untrained(name, [Recut.of(cuts)])
+        self.known.append(probe)
         if probe.size_bytes > self.absolute.get("size", math.inf):
             share = probe.size_bytes / self.workshop.source.size_bytes
             raise Infeasible(

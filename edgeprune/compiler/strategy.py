@@ -121,21 +121,19 @@ class Strategy:
     def _under_size(self, ceilings: Ceilings) -> Finished:
         """Search under MACs and parameters, again with fewer parameters while the artifact is too large."""
         size = ceilings.absolute.get("size", math.inf)
-        sized = self.outcome.candidates["quantized-only"]
-        margin = 1.0
         for attempt in range(1, ATTEMPTS + 1):
             share = 1.0 if size == math.inf else 2 / 3  # another attempt needs some too
             left = self.tools.evaluations - len(self._asked)
-            limits = ceilings.searchable(sized, margin)
-            sized = self._probe(f"attempt {attempt} under the ceilings", limits, math.ceil(share * left))
-            if sized.size_bytes <= size:
+            name = f"attempt {attempt} under the ceilings"
+            best = self._probe(name, ceilings.searchable(), math.ceil(share * left))
+            if best.size_bytes <= size:
                 break
-            margin = 1.02
-        return sized
+            ceilings.known.append(best)
+        return best
 
     def _under_latency(self, ceilings: Ceilings, cost: CostModel) -> Finished:
         """Bisect the MACs target on finished artifacts for the least cut that is fast enough, then train that one."""
-        wanted = ceilings.searchable(self.outcome.candidates["quantized-only"])
+        wanted = ceilings.searchable()
         ceiling = wanted.get("macs", math.inf)
         targets = _targets(cost)
         targets = [t for t in targets if t * cost.full["macs"] <= ceiling] or targets[-1:]
