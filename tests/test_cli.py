@@ -429,3 +429,11 @@ def test_a_real_process_refuses_cleanly_and_survives_a_closed_pipe(tmp_path: Pat
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_the_help_of_effort_tells_the_counts_that_are_used() -> None:
+    from edgeprune.compiler.toolbox import EPOCHS, EVALUATIONS
+
+    epochs, evaluations = EPOCHS.values(), [least for least, _ in EVALUATIONS.values()]
+    told = "Counts, never a clock: {}, {} or {} epochs and {}, {} or {} evaluations".format(*epochs, *evaluations)
+    assert told in " ".join(CliRunner().invoke(main, ["compile", "--help"]).output.split())
