@@ -146,7 +146,9 @@ class Search(_Data):
     best: float | None = None
     warm_start: float | None = Field(None, description="best score among the warm start's plans")
     gain_over_warm_start: float | None = None
-    agent_overhead: float | None = Field(None, description="share of search time not spent evaluating")
+    agent_overhead: float | None = Field(
+        None, description="share of the search's time not spent evaluating, plans read back counted as evaluated"
+    )
     searchers: list[SearcherRow] = Field(default_factory=list)
     history: list[Evaluation] = Field(default_factory=list)
 

@@ -143,8 +143,8 @@ class Strategy:
             return {**wanted, "macs": min(targets[k - 1] * cost.full["macs"], ceiling)}
 
         def fast_enough(k: int) -> bool:
-            searching = self._searching(limits(k), allowance)
-            probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", [searching])
+            cutting = self._cutting(limits(k), allowance)
+            probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", cutting)
             return ceilings.fast_enough(self._noted(probe))
 
         least = len(targets) - largest(
@@ -159,8 +159,10 @@ class Strategy:
     # --- finishing --------------------------------------------------------------------------------
 
     def _probe(self, name: str, limits: Mapping[str, float], evaluations: int) -> Finished:
-        cutting: list[AnyPass] = [self.tools.prune, self._searching(limits, evaluations)]
-        return self._noted(self.workshop.finish(name, self._full(cutting)))
+        return self._noted(self.workshop.finish(name, self._full(self._cutting(limits, evaluations))))
+
+    def _cutting(self, limits: Mapping[str, float], evaluations: int) -> list[AnyPass]:
+        return [self.tools.prune, self._searching(limits, evaluations)]
 
     def _noted(self, probe: Finished) -> Finished:
         self._asked.update(probe.fact("sparsify", "asked") or ())

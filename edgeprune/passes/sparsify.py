@@ -245,7 +245,19 @@ def _record(
         "warm_start": start,
         "best": evaluator.known.get(space.canonical(best)),
         "reached": share(best),
-        "agent_overhead": max(0.0, 1.0 - evaluator.seconds / seconds) if seconds else None,
+        "agent_overhead": _overhead(evaluator, seconds),
     }
     for name, value in facts.items():
         ctx.record(name, value)
+
+
+def _overhead(evaluator: Evaluator, seconds: float) -> float | None:
+    """Return the share of a search's time spent on anything but evaluating, had it made every evaluation itself.
+
+    Those it found in the journal count as long as the others took on average; None where it made none.
+    """
+    made = len(evaluator.known) - evaluator.resumed
+    if made < 1:
+        return None
+    own = max(0.0, seconds - evaluator.seconds)
+    return own / (own + evaluator.seconds / made * len(evaluator.known))

@@ -117,6 +117,7 @@ def test_an_interrupted_search_pays_for_nothing_twice(by_ppo, tmp_path: Path) ->
         tmp_path, "ppo", options={"evaluations": 60}, journal=lambda name: journals.setdefault(name, {})
     )
     assert task.scored == 0
+    assert refound["agent_overhead"] is None, "nothing was evaluated to compare it with"
     assert refound["resumed"] == refound["evaluations"] == facts["evaluations"], "but all of it counts"
     assert refound["asked"] == facts["asked"]
     assert state(again) == state(cut)
