@@ -95,8 +95,3 @@ def test_bugs_stay_bugs(error: Exception) -> None:
     with pytest.raises(type(error)) as found, mending(Path("file")):
         raise error
     assert found.value is error
-
-
-def test_nothing_happens_where_nothing_goes_wrong() -> None:
-    with mending(Path("file")):
-        pass

@@ -208,6 +208,7 @@ def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> No
 def test_a_net_without_batch_norms_can_be_searched(tmp_path: Path) -> None:
     cut, _, _ = search(tmp_path, "random", model=toy("Parametric"))
     cut.verify()
+    assert size_of(cut)["macs"] < size_of(toy("Parametric"))["macs"]
 
 
 def test_aligned_searches_only_ask_for_widths_the_target_likes(tmp_path: Path) -> None:
