@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from edgeprune.compiler import replay
@@ -11,18 +12,18 @@ from edgeprune.compiler.pipeline import with_weights
 from edgeprune.compiler.recut import read_cuts
 from edgeprune.compiler.verify import read_manifest
 from edgeprune.errors import BadBuild, BadOption
-from edgeprune.frontends.checkpoint import Source
-from edgeprune.frontends.checkpoint import load as load_source
+from edgeprune.frontends import checkpoint
+from edgeprune.frontends.checkpoint import Source, read_safetensors, skeleton
 from edgeprune.model import ModelSpec, TorchModel, file_digest
 
 
 def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
     """Return the module of a build: cut, fine-tuned, float32, in eval mode.
 
-    The architecture comes from the recipe. One that lives in a user's file must be repeated as
-    ``arch="file.py:factory"`` and match the recorded hash; one that was given as a module in memory must be given
-    again as ``module`` (it is copied). Raises BadBuild when the folder is not an intact build, BadOption when the
-    architecture must be named.
+    The architecture comes from the recipe, and so the original model file need not be there, unless it was a pickled
+    module. One that lives in a user's file must be repeated as ``arch="file.py:factory"`` and match the recorded hash;
+    one that was given as a module in memory must be given again as ``module`` (it is copied). Raises BadBuild when the
+    folder is not an intact build, BadOption when the architecture must be named.
     """
     folder = Path(directory)
     manifest = read_manifest(folder)
@@ -35,24 +36,26 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
         cuts = read_cuts(recipe["cuts"])
     except ValueError as error:
         raise BadBuild(f"{folder / 'recipe.json'} is damaged: {error}; build again") from error
-    return with_weights(_original(recipe, arch, module), cuts, folder / "model.safetensors").module.eval()
+    weights = folder / "model.safetensors"
+    return with_weights(_original(recipe, weights, arch, module), cuts, weights).module.eval()
 
 
-def _original(recipe: replay.Recipe, arch: str | None, module: nn.Module | None) -> TorchModel:
-    import torch
-
+def _original(recipe: replay.Recipe, weights: Path, arch: str | None, module: nn.Module | None) -> TorchModel:
+    """Return the module before it was cut; what its weights are does not matter."""
     shape = tuple(recipe["input_shape"])
     if module is not None:
         return TorchModel(module, ModelSpec(shape), (torch.zeros(shape),))
     request = replay.recorded_request(recipe)
-    named, model = request.arch, request.model
-    if named and ".py:" in named:
-        replay.require_repeated(recipe, "arch", named, arch)
-        return load_source(Source(None, arch), shape).model  # the weights are the build's own
-    if not named and not model:
+    if request.arch:
+        if ".py:" in request.arch:
+            replay.require_repeated(recipe, "arch", request.arch, arch)
+        else:
+            arch = request.arch
+        assert arch is not None
+        return skeleton(arch, read_safetensors(weights), shape)
+    if not request.model:
         raise BadOption("this build was made from a module in memory; call load(…, module=that_module)")
-    loaded = load_source(Source(model, named), shape)
-    for role, digest in loaded.files.items():
-        if recipe["inputs"].get(role) != digest:
-            raise BadBuild(f"the {role} file is not the one this build was made from; give it as it was")
+    loaded = checkpoint.load(Source(request.model, None), shape)
+    if recipe["inputs"].get("model") != loaded.files["model"]:
+        raise BadBuild("the model file is not the one this build was made from; give it as it was")
     return loaded.model

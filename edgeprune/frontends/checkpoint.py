@@ -69,6 +69,15 @@ def load(
     return Loaded(_finish(module, merge(input_shape, spec, declared), classes), kind, notes, _digests(source))
 
 
+def skeleton(arch: str, state: Mapping[str, Tensor], input_shape: tuple[int, ...]) -> TorchModel:
+    """Return an architecture with random weights and as many classes as the head in ``state`` has.
+
+    For weights that fit only once the module was cut as theirs was. Raises as ``load`` does.
+    """
+    module, declared = _fitting(arch, state)
+    return _finish(module, merge(input_shape, None, declared), None)
+
+
 def merge(input_shape: tuple[int, ...] | None, data: ModelSpec | None, arch: ModelSpec | None) -> ModelSpec:
     """Return the spec of the model from what the user, the data and the architecture say.
 
@@ -134,7 +143,7 @@ def _read(path: Path, trust_pickle: bool) -> tuple[Any, Kind, tuple[str, ...]]:
         with path.open("rb") as file:
             sniffed = sniff(file, path)
             if sniffed.kind == "safetensors":
-                return _read_safetensors(path), "safetensors", ()
+                return read_safetensors(path), "safetensors", ()
             found, trusted = archive.read(file, sniffed, path, trust_pickle)
     except OSError as error:
         raise BadModel(f"{path} cannot be read: {error.strerror or error}") from error
@@ -142,7 +151,8 @@ def _read(path: Path, trust_pickle: bool) -> tuple[Any, Kind, tuple[str, ...]]:
     return found, "state-dict", (note,) if trusted else ()
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name. Raises BadModel when it is damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

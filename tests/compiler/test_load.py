@@ -13,10 +13,13 @@ import onnxruntime
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import edgeprune
 from edgeprune.errors import BadBuild, BadOption
+from edgeprune.frontends import zoo
+from edgeprune.passes.export import Export
+from edgeprune.passes.prune import Prune
 
 
 @pytest.fixture
@@ -132,3 +135,18 @@ def test_a_recipe_that_was_rewritten_with_its_hash_is_still_answered(
 def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadBuild, match=r"holds no manifest\.json; it is not a finished build"):
         edgeprune.load(tmp_path)
+
+
+def test_an_architecture_of_the_zoo_needs_no_model_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torchvision", reason="the architecture is torchvision's")
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    whole, _ = zoo.build("torchvision:squeezenet1_1", 7)
+    save_file(whole.state_dict(), tmp_path / "w.safetensors")
+    edgeprune.compile(
+        tmp_path / "w.safetensors", arch="torchvision:squeezenet1_1", input_shape=(1, 3, 64, 64),
+        passes=[Prune(ratio=0.5), Export()], out=tmp_path / "b",
+    )  # fmt: skip
+    (tmp_path / "w.safetensors").unlink()
+    module = edgeprune.load(tmp_path / "b")
+    assert sum(p.numel() for p in module.parameters()) < 0.6 * sum(p.numel() for p in whole.parameters())
+    assert module(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
