@@ -67,6 +67,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
             return model
         with _threads(ctx.train_threads):
             state = _State.start(self, model, ctx)
+            if state.unscored is not None:
+                state.score(ctx)
             for epoch in range(state.epoch, self.epochs):
                 loss = self._epoch(state, ctx.task, ctx, epoch)
                 state.finish(epoch, loss, ctx)
@@ -126,7 +128,10 @@ def _distance(output: Tensor, taught: Tensor, temperature: float) -> Tensor:
 
 @dataclass
 class _State:
-    """A training run between two epochs; what ``finish`` puts on the disk is all a resumed run needs."""
+    """A training run between two epochs; what is put on the disk is all a resumed run needs.
+
+    ``unscored`` is the loss of an epoch that was trained and not yet scored.
+    """
 
     module: nn.Module
     teacher: nn.Module
@@ -137,6 +142,7 @@ class _State:
     best_score: float
     best_epoch: int
     log: list[dict[str, Any]]
+    unscored: float | None = None
 
     @staticmethod
     def start(options: Finetune, model: TorchModel, ctx: Context) -> _State:
@@ -165,6 +171,7 @@ class _State:
                 saved["best_score"],
                 saved["best_epoch"],
                 saved["log"],
+                saved["unscored"],
             )
         first = ctx.task.score(model.predict, "search").value
         weights = {k: v.clone() for k, v in model.module.state_dict().items()}
@@ -173,15 +180,24 @@ class _State:
         )
 
     def finish(self, epoch: int, loss: float, ctx: Context) -> None:
-        """Score the epoch, remember it if it is the best so far, and write everything down."""
+        """Write down a trained epoch, then score it: a kill while scoring loses no training."""
+        self.epoch, self.unscored = epoch + 1, loss
+        self._save()
+        self.score(ctx)
+
+    def score(self, ctx: Context) -> None:
+        """Score the last epoch, remember it if it is the best so far, and write that down."""
         assert ctx.task is not None
         self.module.eval()
         score = ctx.task.score(TorchModel(self.module, ctx.original.spec, ctx.original.inputs).predict, "search").value
-        self.epoch = epoch + 1
-        self.log.append({"epoch": self.epoch, "loss": loss, "score": score})
+        self.log.append({"epoch": self.epoch, "loss": self.unscored, "score": score})
+        self.unscored = None
         if score > self.best_score:
             self.best_score, self.best_epoch = score, self.epoch
             self.best = {k: v.clone().contiguous() for k, v in self.module.state_dict().items()}
+        self._save()
+
+    def _save(self) -> None:
         saved = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -190,6 +206,7 @@ class _State:
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
             "log": self.log,
+            "unscored": self.unscored,
         }
         buffer = io.BytesIO()  # torch's own writer answers a full disk with a RuntimeError
         torch.save(saved, buffer)

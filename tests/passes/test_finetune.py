@@ -126,6 +126,25 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert second.scored == 4 - epoch + (epoch == 0), "nor is one scored twice"
 
 
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_interruption_while_scoring_costs_no_training(
+    epoch: int, tmp_path: Path, original: TorchModel, cut: TorchModel
+) -> None:
+    class Stopping(Answers):
+        def score(self, predict: Any, split: Any, indices: Any = None) -> Any:
+            if len(self.finished) == epoch + 1:
+                raise KeyboardInterrupt
+            return super().score(predict, split, indices)
+
+    whole, facts = tuned(tmp_path / "whole", cut, Answers(original))
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "parts", cut, Stopping(original))
+    second = Answers(original)
+    resumed, refound = tuned(tmp_path / "parts", cut, second)
+    assert equal(resumed, whole) and refound == facts
+    assert second.begun == list(range(epoch + 1, 4)) and second.scored == 4 - epoch
+
+
 def test_a_finished_run_costs_nothing_again(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
     whole, facts = tuned(tmp_path, cut, Answers(original))
     task = Answers(original)
@@ -142,7 +161,7 @@ def test_a_write_cut_short_leaves_the_epoch_before(
 
     def dying(descriptor: int) -> None:
         writes.append(descriptor)
-        if len(writes) == 3:
+        if len(writes) == 5:  # two an epoch: trained, scored
             raise KeyboardInterrupt
         sync(descriptor)
 
