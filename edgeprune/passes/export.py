@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -98,9 +101,7 @@ def to_proto(model: TorchModel, opset: int) -> onnx.ModelProto:
     model.module.eval()
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"], "opset_version": opset}
     try:
-        # The exporters warn of their own deprecations and of fixed shapes: nothing a user could act on.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quietly():
             if opset >= DYNAMO_OPSET:
                 program = torch.onnx.export(
                     model.module, model.inputs, dynamo=True, external_data=False, verbose=False, **names
@@ -118,6 +119,22 @@ def to_proto(model: TorchModel, opset: int) -> onnx.ModelProto:
     if found > opset:
         raise BadModel(f"torch writes this model as ONNX opset {found}, but the target takes at most {opset}")
     return proto
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Hush the exporters, which tell of their own deprecations, of fixed shapes and of absent packages that the model
+    does not use: nothing a user could act on.
+    """
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def _images(model: TorchModel, ctx: Context) -> NDArray[np.float32]:

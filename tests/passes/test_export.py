@@ -1,7 +1,9 @@
+import logging
 import os
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -172,3 +174,18 @@ def test_shared_weights_get_names_of_their_own(tmp_path):
     model = torch_model(Twice())
     proto = onnx.load(Export().run(model, context(tmp_path, model)[0]).path)
     assert [n.name for n in proto.graph.node] == ["conv", "relu_0", "conv_1"]
+
+
+def test_the_exporters_own_remarks_are_not_the_users(monkeypatch, caplog):
+    talker = logging.getLogger("torch.onnx._internal.exporter._registration")
+    real = torch.onnx.export
+
+    def talking(*arguments, **options):
+        talker.warning("torchvision is not installed. Skipping torchvision::nms")
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", talking)
+    export.to_proto(net(), BOARD.opset)
+    talker.warning("heard again")
+    assert [record.message for record in caplog.records if record.name == talker.name] == ["heard again"]
