@@ -150,6 +150,9 @@ class Workshop:
         artifact = self._emit(lower)
         size = size_of(upper)
         self.steps.extend((*steps, *more))
+        cached = [step.name for step in (*steps, *more) if step.cached]
+        if cached:
+            self.means.progress.note(f"{name}: from the cache: {', '.join(cached)}")
         return Finished(
             name,
             lower,

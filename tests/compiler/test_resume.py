@@ -17,6 +17,7 @@ import tiny
 from conftest import arguments
 
 import edgeprune
+from edgeprune.passes.base import Silent
 from edgeprune.report import Report
 
 TESTS = Path(tiny.__file__).parent
@@ -89,8 +90,12 @@ def test_the_same_command_again_computes_nothing_and_measures_anew(
 ) -> None:
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(built.cache))
     journals = {path: path.read_bytes() for path in (built.cache / "journals").iterdir()}
-    report = edgeprune.compile(**arguments(out=tmp_path / "out")).report
+    said: list[str] = []
+    progress = Silent()
+    monkeypatch.setattr(progress, "note", said.append)
+    report = edgeprune.compile(**arguments(out=tmp_path / "out"), progress=progress).report
     assert [(s.name, s.candidate) for s in report.steps if not s.cached] == []
+    assert "quantized-only: from the cache: export, quantize" in said
     assert [s.name for s in report.steps] == [s.name for s in built.report.steps]
     assert clock.calls == [tuple(c.name for c in report.candidates)]
     assert report.result.measurement.conditions == {"session": 1}
