@@ -17,7 +17,7 @@ from typing import IO, Any, cast
 import torch
 
 from edgeprune.errors import BadModel, UnsafeModel
-from edgeprune.frontends import safe_globals
+from edgeprune.frontends import families, safe_globals
 from edgeprune.frontends.claims import MalformedError
 from edgeprune.frontends.pickle_walk import Walk, walk
 from edgeprune.frontends.sniff import Sniffed
@@ -110,8 +110,9 @@ def _walk(stream: IO[bytes]) -> Walk:
         return found
     names = sorted(found.unsafe)
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    if any(name.startswith(("models.yolo.", "ultralytics.")) for name in names):
-        raise UnsafeModel(f"is a YOLO detector checkpoint (it names {listed}); this version compiles classifiers only")
+    family = families.of(found.names)
+    if family:
+        raise UnsafeModel(f"is {family}, which edgeprune cannot read (it names {listed}); {families.READABLE}")
     raise UnsafeModel(
         f"is a pickle that would run code of its own when loaded: it names {listed}; save its weights alone with "
         f"torch.save(module.state_dict(), ...) and give --arch, or, if you trust who made it, give --trust-pickle"

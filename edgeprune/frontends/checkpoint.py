@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import BadModel, BadOption
-from edgeprune.frontends import archive, state_dict, zoo
+from edgeprune.frontends import archive, state_dict, yolov5, zoo
 from edgeprune.frontends.sniff import sniff
 from edgeprune.model import ModelSpec, TorchModel, file_digest, first_line
 
-Kind = Literal["state-dict", "safetensors", "pickle", "random"]
+Kind = Literal["state-dict", "safetensors", "pickle", "yolov5", "random"]
 
 _ARCH_FORMS = "--arch timm:NAME, torchvision:NAME or file.py:factory"
 _RANDOM = "the weights are random, so the figures say nothing about accuracy"
@@ -92,6 +92,11 @@ def merge(input_shape: tuple[int, ...] | None, data: ModelSpec | None, arch: Mod
     if len(shape) != 4 or min(shape) < 1:
         raise BadOption(f"the input shape is four numbers above zero (batch, channels, height, width), not {shape}")
     merged = dataclasses.replace(known, input_shape=shape) if known else ModelSpec(shape)
+    stride = max(merged.head.get("strides", (1,)))
+    if shape[2] % stride or shape[3] % stride:
+        raise BadOption(
+            f"height and width of --input must be multiples of {stride} for this detector, not {shape[2]}x{shape[3]}"
+        )
     if len(merged.mean) == len(merged.std) == shape[1]:
         return merged
     neutral = (0.5,) * shape[1]
@@ -104,6 +109,12 @@ def _with_weights(path: Path, source: Source) -> tuple[nn.Module, ModelSpec | No
     content, wrapped_in = state_dict.unwrap(found, str(path))
     if wrapped_in:
         notes += (f"took the weights under {'.'.join(wrapped_in)!r} of {path}",)
+    if yolov5.is_checkpoint(content):
+        if source.arch is not None:
+            raise BadOption(f"{path} is a YOLOv5 checkpoint and holds its own architecture; leave --arch away")
+        assert isinstance(content, nn.Module)
+        training = found.get("opt") if isinstance(found, Mapping) else None
+        return *yolov5.build(content, training, str(path)), "yolov5", notes
     if isinstance(content, nn.Module):
         kind = "pickle"
         with _incomplete(path):

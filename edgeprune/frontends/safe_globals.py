@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from edgeprune.frontends import yolov5
+
 CALLS = frozenset({
     "collections.OrderedDict",
     "collections.Counter",
@@ -94,7 +96,7 @@ _TORCHVISION = _qualified(_TORCHVISION_LAYERS)
 
 def classes() -> frozenset[str]:
     """Return the classes a pickle may re-create empty and fill; torchvision's only where it is installed."""
-    return frozenset(_TORCH | (_TORCHVISION if find_spec("torchvision") else {}))
+    return frozenset(_TORCH | (_TORCHVISION if find_spec("torchvision") else {})).union(yolov5.SHELLS)
 
 
 def resolve(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -106,6 +108,9 @@ def resolve(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..
     known = _TORCH | _TORCHVISION
     pairs: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
     for name in sorted(classes().intersection(names)):
+        if name in yolov5.SHELLS:
+            pairs.append((yolov5.SHELLS[name], name))
+            continue
         module, attribute = known[name]
         found = getattr(importlib.import_module(module), attribute, None)
         if found is not None:
