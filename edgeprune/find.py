@@ -14,7 +14,7 @@ from typing import Any
 from edgeprune.errors import BadOption, nearest
 
 _NOT_PLUGINS = {
-    "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "peak",
+    "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "training", "peak",
     "custom", "images", "npz", "sampling", "sources",
 }  # fmt: skip
 

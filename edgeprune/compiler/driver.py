@@ -143,6 +143,7 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
         precision=request.precision,
         data=opened.has_data,
         free_groups=free,
+        training=opened.task.training,
     )
 
 

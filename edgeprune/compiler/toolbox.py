@@ -60,8 +60,11 @@ def toolbox(
     precision: Wanted,
     data: bool,
     free_groups: int,
+    training: Mapping[str, float],
 ) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
+
+    ``training`` is what the task would have fine-tuning use.
 
     Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement
     for options that cannot be.
@@ -82,7 +85,9 @@ def toolbox(
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     criterion = Sparsify.criterion if data else "l2"
     sparsify = configure(Sparsify(agent=chosen, evaluations=count, criterion=criterion), settings.get("sparsify", {}))
-    finetune = configure(Finetune(epochs=EPOCHS[effort] if epochs is None else epochs), settings.get("finetune", {}))
+    usual = dataclasses.replace(Finetune(epochs=EPOCHS[effort]), **training)
+    finetune = usual if epochs is None else dataclasses.replace(usual, epochs=epochs)
+    finetune = configure(finetune, settings.get("finetune", {}))
     return Toolbox(
         prune=configure(Prune(), settings.get("prune", {})),
         sparsify=sparsify,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeprune.errors import BadModel, UnmetRequirement
-from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.training import Training
 from edgeprune.tasks.base import Batch, Task
 
 
@@ -26,10 +22,12 @@ class Finetune(Pass[TorchModel, TorchModel]):
     """Train the cut model on label loss and distillation, keep the epoch that scores best on the search split.
 
     SGD with Nesterov momentum; ``lr`` falls to zero along a cosine after a warm-up of ``warmup`` epochs.
-    ``distillation`` in [0, 1] weighs the teacher's softened outputs (temperature ``temperature``; Hinton et al.,
-    2015, equation 4 with the T² factor) against the label loss. The epoch before training counts as one of those to
-    keep. Resumes from the last finished epoch; an epoch is a function of (weights, optimizer state, seed, epoch), so
-    a resumed run gives the same bytes.
+    ``distillation`` in [0, 1] weighs the task's distance to the teacher's outputs (softened by ``temperature``, where
+    the task softens) against the label loss. ``average`` in [0, 1) is the decay of a running average of the weights
+    (Polyak and Juditsky, 1992); where it is above 0, the average is what is scored and kept. Training ends early when
+    ``patience`` epochs in a row did not raise the score; 0 goes on to the end. The epoch before training counts as one
+    of those to keep. Resumes from the last finished epoch; an epoch is a function of (weights, optimizer state, seed,
+    epoch), so a resumed run gives the same bytes.
     """
 
     name = "finetune"
@@ -43,6 +41,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
     distillation: float = 0.7
     temperature: float = 4.0
     warmup: float = 0.25
+    average: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -53,8 +53,10 @@ class Finetune(Pass[TorchModel, TorchModel]):
             raise ValueError("lr and temperature must be above zero")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum is in [0, 1), not {self.momentum}")
-        if self.weight_decay < 0 or self.warmup < 0:
-            raise ValueError("weight_decay and warmup must not be negative")
+        if min(self.weight_decay, self.warmup, self.patience) < 0:
+            raise ValueError("weight_decay, warmup and patience must not be negative")
+        if not 0.0 <= self.average < 1.0:
+            raise ValueError(f"average is a decay in [0, 1), not {self.average}")
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement without training data."""
@@ -66,10 +68,12 @@ class Finetune(Pass[TorchModel, TorchModel]):
         if self.epochs == 0 or ctx.task is None:
             return model
         with _threads(ctx.train_threads):
-            state = _State.start(self, model, ctx)
+            state = Training.start(model, self.momentum, self.weight_decay, self.average, ctx)
             if state.unscored is not None:
                 state.score(ctx)
             for epoch in range(state.epoch, self.epochs):
+                if self.patience and epoch - state.best_epoch >= self.patience:
+                    break
                 loss = self._epoch(state, ctx.task, ctx, epoch)
                 state.finish(epoch, loss, ctx)
         ctx.record("epochs", state.log)
@@ -77,7 +81,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
         model.module.load_state_dict(state.best)
         return model
 
-    def _epoch(self, state: _State, task: Task, ctx: Context, epoch: int) -> float:
+    def _epoch(self, state: Training, task: Task, ctx: Context, epoch: int) -> float:
         state.module.train()
         steps, total = task.train_steps(), 0.0
         bar = ctx.progress.track(
@@ -90,7 +94,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
             state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(state.module.parameters(), 5.0)
-            state.optimizer.step()
+            state.step()
             total += loss.item()
         if not math.isfinite(total):
             raise BadModel(
@@ -99,7 +103,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
             )
         return total / max(steps, 1)
 
-    def _loss(self, state: _State, task: Task, batch: Batch, ctx: Context) -> Tensor:
+    def _loss(self, state: Training, task: Task, batch: Batch, ctx: Context) -> Tensor:
         inputs = batch.inputs.to(ctx.device).contiguous(memory_format=torch.channels_last)
         output = state.module(inputs)
         loss = task.loss(output, batch._replace(inputs=inputs))
@@ -107,117 +111,13 @@ class Finetune(Pass[TorchModel, TorchModel]):
             return loss
         with torch.no_grad():
             taught = state.teacher(inputs)
-        return (1 - self.distillation) * loss + self.distillation * _distance(output, taught, self.temperature)
+        distance = task.distance(output, taught, self.temperature)
+        return (1 - self.distillation) * loss + self.distillation * distance
 
     def _schedule(self, at: float, total: int) -> float:
         if at < self.warmup:
             return max(at / self.warmup, 0.01)
         return 0.5 * (1 + math.cos(math.pi * (at - self.warmup) / max(total - self.warmup, 1e-9)))
-
-
-def _distance(output: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of the softened outputs, times T² so that its gradient keeps the label loss's
-    scale.
-    """
-    student = F.log_softmax(output / temperature, dim=1)
-    return (
-        F.kl_div(student, F.log_softmax(taught / temperature, dim=1), reduction="batchmean", log_target=True)
-        * temperature**2
-    )
-
-
-@dataclass
-class _State:
-    """A training run between two epochs; what is put on the disk is all a resumed run needs.
-
-    ``unscored`` is the loss of an epoch that was trained and not yet scored.
-    """
-
-    module: nn.Module
-    teacher: nn.Module
-    optimizer: torch.optim.Optimizer
-    path: Path
-    epoch: int
-    best: dict[str, Tensor]
-    best_score: float
-    best_epoch: int
-    log: list[dict[str, Any]]
-    unscored: float | None = None
-
-    @staticmethod
-    def start(options: Finetune, model: TorchModel, ctx: Context) -> _State:
-        layout: dict[str, Any] = {"device": ctx.device, "memory_format": torch.channels_last}
-        module = model.clone().module.to(**layout)
-        teacher = ctx.original.clone().module.to(**layout).eval()
-        optimizer = torch.optim.SGD(
-            _decayed(module, options.weight_decay),
-            lr=options.lr,
-            momentum=options.momentum,
-            nesterov=options.momentum > 0,
-        )
-        assert ctx.task is not None
-        path = ctx.workspace / "epoch.pt"
-        if path.exists():
-            saved = torch.load(path, weights_only=True, map_location=ctx.device)
-            module.load_state_dict(saved["module"])
-            optimizer.load_state_dict(saved["optimizer"])
-            return _State(
-                module,
-                teacher,
-                optimizer,
-                path,
-                saved["epoch"],
-                saved["best"],
-                saved["best_score"],
-                saved["best_epoch"],
-                saved["log"],
-                saved["unscored"],
-            )
-        first = ctx.task.score(model.predict, "search").value
-        weights = {k: v.clone() for k, v in model.module.state_dict().items()}
-        return _State(
-            module, teacher, optimizer, path, 0, weights, first, 0, [{"epoch": 0, "loss": None, "score": first}]
-        )
-
-    def finish(self, epoch: int, loss: float, ctx: Context) -> None:
-        """Write down a trained epoch, then score it: a kill while scoring loses no training."""
-        self.epoch, self.unscored = epoch + 1, loss
-        self._save()
-        self.score(ctx)
-
-    def score(self, ctx: Context) -> None:
-        """Score the last epoch, remember it if it is the best so far, and write that down."""
-        assert ctx.task is not None
-        self.module.eval()
-        score = ctx.task.score(TorchModel(self.module, ctx.original.spec, ctx.original.inputs).predict, "search").value
-        self.log.append({"epoch": self.epoch, "loss": self.unscored, "score": score})
-        self.unscored = None
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, self.epoch
-            self.best = {k: v.clone().contiguous() for k, v in self.module.state_dict().items()}
-        self._save()
-
-    def _save(self) -> None:
-        saved = {
-            "module": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "best": self.best,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
-            "log": self.log,
-            "unscored": self.unscored,
-        }
-        buffer = io.BytesIO()  # torch's own writer answers a full disk with a RuntimeError
-        torch.save(saved, buffer)
-        write_atomic(self.path, buffer.getvalue())
-
-
-def _decayed(module: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Weight decay for filters only: biases and norms shrink towards nothing useful."""
-    filters = [p for p in module.parameters() if p.ndim > 1]
-    others = [p for p in module.parameters() if p.ndim <= 1]
-    return [{"params": filters, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
 
 
 @contextmanager

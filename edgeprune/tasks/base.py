@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from edgeprune.model import ModelSpec, Predict
@@ -39,6 +40,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    training: ClassVar[Mapping[str, float]] = {}
+    """What ``finetune`` had better use on this kind of data, where that is not its own default."""
 
     @abstractmethod
     def spec(self) -> ModelSpec:
@@ -63,6 +66,16 @@ class Task(ABC):
     @abstractmethod
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the label loss of a batch, a scalar."""
+
+    def distance(self, output: Tensor, taught: Tensor, temperature: float) -> Tensor:
+        """Return how far a batch's outputs are from the teacher's, a scalar; 0 where they are equal.
+
+        Unless a task knows better, the Kullback-Leibler divergence of the outputs softened by ``temperature``, times
+        its square so that the gradient keeps the label loss's scale (Hinton et al., 2015, equation 4).
+        """
+        student = F.log_softmax(output / temperature, dim=1)
+        teacher = F.log_softmax(taught / temperature, dim=1)
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
     @abstractmethod
     def score(self, predict: Predict, split: Split, indices: Sequence[int] | None = None) -> Score:

@@ -110,7 +110,7 @@ def run(cost_model: CostModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     def go(budget: Budget, evaluations: int = 60, data: bool = True, **shop: Any) -> tuple[Shop, Any]:
         made = Shop(cost_model, budget, **shop)
         tools = toolbox({}, agent="uniform", evaluations=evaluations, epochs=1, effort="quick", precision="auto",
-                        data=data, free_groups=4)  # fmt: skip
+                        data=data, free_groups=4, training={})  # fmt: skip
         return made, Strategy(made, tools).run()  # type: ignore[arg-type]
 
     return go

@@ -12,7 +12,7 @@ from edgeprune.errors import BadOption, UnmetRequirement
 def tools(settings: Any = None, **changes: Any) -> Any:
     options: dict[str, Any] = {
         "agent": None, "evaluations": None, "epochs": None, "effort": "normal", "precision": "auto", "data": True,
-        "free_groups": 10,
+        "free_groups": 10, "training": {},
     }  # fmt: skip
     return toolbox(settings or {}, **{**options, **changes})
 

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from edgeprune.errors import BadModel, NoSpace, UnmetRequirement
 from edgeprune.model import TorchModel
-from edgeprune.passes.finetune import Finetune, _distance
+from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
+from edgeprune.tasks.base import Task
 
 
 def confident() -> TorchModel:
@@ -111,16 +112,17 @@ def test_no_epochs_change_nothing_and_need_no_data(tmp_path: Path, cut: TorchMod
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    epoch: int, tmp_path: Path, original: TorchModel, cut: TorchModel
+    epoch: int, average: float, tmp_path: Path, original: TorchModel, cut: TorchModel
 ) -> None:
-    whole, facts = tuned(tmp_path / "whole", cut, Answers(original))
+    whole, facts = tuned(tmp_path / "whole", cut, Answers(original), average=average)
     first = Answers(original, stop_in=epoch)
     with pytest.raises(KeyboardInterrupt):
-        tuned(tmp_path / "parts", cut, first)
+        tuned(tmp_path / "parts", cut, first, average=average)
     second = Answers(original)
-    resumed, refound = tuned(tmp_path / "parts", cut, second)
+    resumed, refound = tuned(tmp_path / "parts", cut, second, average=average)
     assert equal(resumed, whole) and refound == facts
     assert first.finished == list(range(epoch)) and second.begun == list(range(epoch, 4)), "no epoch is done twice"
     assert second.scored == 4 - epoch + (epoch == 0), "nor is one scored twice"
@@ -218,6 +220,23 @@ def test_the_best_epoch_is_kept_and_the_first_of_equals(
 # --- schedule and loss ------------------------------------------------------------------------------------------------
 
 
+def test_training_ends_when_nothing_gets_better(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
+    task = Answers(original, scores=[0.1, 0.2, 0.3, 0.3, 0.2, 0.9])
+    _, facts = tuned(tmp_path, cut, task, epochs=9, patience=2)
+    assert facts["best_epoch"] == 2 and [row["epoch"] for row in facts["epochs"]] == [0, 1, 2, 3, 4]
+    assert task.begun == [0, 1, 2, 3]
+
+
+def test_the_average_of_the_weights_is_what_is_scored_and_kept(
+    tmp_path: Path, original: TorchModel, cut: TorchModel
+) -> None:
+    last, _ = tuned(tmp_path / "last", cut, Answers(original, scores=[0.0, 1.0]), epochs=1)
+    mean, _ = tuned(tmp_path / "mean", cut, Answers(original, scores=[0.0, 1.0]), epochs=1, average=0.999)
+    before, after, between = (m.module.state_dict()["head.weight"] for m in (cut, last, mean))
+    moved, followed = (after - before).norm(), (between - before).norm()
+    assert 0.2 * moved < followed < 0.98 * moved
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     at = Finetune(warmup=0.5)._schedule
     assert [at(x, 4) for x in (0.0, 0.25, 0.5, 4.0)] == pytest.approx([0.01, 0.5, 1.0, 0.0])
@@ -232,8 +251,8 @@ def test_distillation_is_hintons() -> None:
     student, teacher = torch.tensor([[1.0, 0.0, -1.0]]), torch.tensor([[2.0, 0.0, 0.0]])
     p, q = F.softmax(teacher / 4, 1), F.softmax(student / 4, 1)
     wanted = 16 * sum(a * math.log(a / b) for a, b in zip(p[0].tolist(), q[0].tolist(), strict=True))
-    assert float(_distance(student, teacher, 4.0)) == pytest.approx(wanted, rel=1e-4)
-    assert float(_distance(teacher, teacher, 4.0)) == pytest.approx(0.0, abs=1e-7)
+    assert float(Task.distance(None, student, teacher, 4.0)) == pytest.approx(wanted, rel=1e-4)  # type: ignore[arg-type]
+    assert float(Task.distance(None, teacher, teacher, 4.0)) == pytest.approx(0.0, abs=1e-7)  # type: ignore[arg-type]
 
 
 def test_without_label_loss_labels_do_not_matter(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
@@ -278,7 +297,9 @@ def test_training_needs_training_data(tmp_path: Path, original: TorchModel) -> N
         ({"lr": 0.0}, r"^lr and temperature must be above zero$"),
         ({"temperature": 0.0}, r"^lr and temperature must be above zero$"),
         ({"momentum": 1.0}, r"^momentum is in \[0, 1\), not 1\.0$"),
-        ({"warmup": -1.0}, r"^weight_decay and warmup must not be negative$"),
+        ({"warmup": -1.0}, r"^weight_decay, warmup and patience must not be negative$"),
+        ({"patience": -1}, r"^weight_decay, warmup and patience must not be negative$"),
+        ({"average": 1.0}, r"^average is a decay in \[0, 1\), not 1\.0$"),
     ],
 )
 def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
