@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model"},
-    {"groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
+    {"activations", "groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
     | {"profiles", "tasks", "frontends"},
     {"agents", "backends"},
     {"passes"},
@@ -44,6 +44,7 @@ OWNERS = {
     "timm": {"frontends/"},
     "torchvision": {"frontends/"},
     "PIL": {"tasks/"},
+    "yaml": {"tasks/boxes/"},
     "psutil": {"profiles/", "backends/", "tasks/", "compiler/"},
     "platformdirs": {"compiler/cache.py"},
 }
