@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeprune import activations
 from edgeprune.errors import BadModel
 from edgeprune.groups import Group, Plan
 from edgeprune.model import Surgery, TorchModel
@@ -61,7 +62,8 @@ def rebuild(original: TorchModel, surgery: Surgery) -> TorchModel:
 
     Raises BadModel when the indices do not fit this module.
     """
-    return TorchModel(cut(copy.deepcopy(original.module), surgery), original.spec, original.inputs, surgery)
+    module = cut(copy.deepcopy(original.module), surgery)
+    return TorchModel(module, original.spec, original.inputs, compose(original.surgery, surgery))
 
 
 def resolve(module: nn.Module, groups: Sequence[Group], plan: Plan) -> Surgery:
@@ -90,17 +92,25 @@ def resolve(module: nn.Module, groups: Sequence[Group], plan: Plan) -> Surgery:
 
 
 def compose(first: Surgery, second: Surgery) -> Surgery:
-    """Return the one surgery that does ``first`` and then ``second``, in indices of the original module."""
+    """Return the one surgery that does ``first`` and then ``second``, in indices of the original module.
+
+    A dropped block takes its activations along.
+    """
     dropped = first.dropped + tuple(d for d in second.dropped if d not in first.dropped)
     kept = {name: side for name, side in first.kept.items() if not _inside(name, dropped)}
     for name, (out, inp) in second.kept.items():
         before_out, before_in = kept.get(name, (None, None))
         kept[name] = (_through(before_out, out), _through(before_in, inp))
-    return Surgery(kept, dropped)
+    kinds = {**first.activations, **second.activations}
+    return Surgery(kept, dropped, {name: kind for name, kind in kinds.items() if not _inside(name, dropped)})
 
 
 def cut(module: nn.Module, surgery: Surgery) -> nn.Module:
-    """Slice ``module`` in place and return it. Raises BadModel when an index or a name does not fit."""
+    """Slice ``module`` in place, put its activations in, and return it.
+
+    Raises BadModel when an index or a name does not fit.
+    """
+    activations.replace(module, surgery.activations)
     for name in surgery.dropped:
         parent, _, child = name.rpartition(".")
         try:

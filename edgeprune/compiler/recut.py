@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from edgeprune import surgery
+from edgeprune.activations import CHEAPER
 from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
@@ -14,9 +15,7 @@ from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 
 @dataclass(frozen=True)
 class Recut(Pass[TorchModel, TorchModel]):
-    """Slice by resolved indices (the JSON of a Surgery), then re-estimate batch norms as sparsify does after its
-    search.
-    """
+    """Apply a recorded Surgery (its JSON), then re-estimate batch norms as sparsify does after its search."""
 
     name: ClassVar[str] = "recut"
     takes: ClassVar[type] = TorchModel
@@ -52,4 +51,6 @@ def read_cuts(raw: Any) -> Surgery:
         raise ValueError(f"its cuts cannot be read ({first_line(error)})") from error
     if not sound or not all(isinstance(name, str) for name in found.dropped):
         raise ValueError("its cuts are not indices and names")
+    if not all(isinstance(k, str) and isinstance(v, str) and v in CHEAPER for k, v in found.activations.items()):
+        raise ValueError(f"its activations are not names and kinds ({', '.join(CHEAPER)})")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
 
 RECIPE_SCHEMA = "edgeprune-recipe/1"
 _NAMES = ("manifest.json", *FILES)
+_CUTTING = ("prune", "sparsify", "recut")
 
 
 def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, report: Report) -> None:
@@ -146,14 +148,21 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
 
 
 def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the passes with their searches replaced by what they found."""
+    """Return the passes with their searches replaced by what they found.
+
+    All cuts are made where the last of them stood before the model was first trained: on the same side of a change of
+    activations, so that batch norms are re-estimated under the same ones.
+    """
     decided: list[tuple[str, Mapping[str, Any]]] = []
     searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
-    if chosen.torch is not None and chosen.torch.surgery:
-        cut = Recut.of(chosen.torch.surgery, searched.options["recalibration"] if searched else 0)
-        decided.append(("recut", dataclasses.asdict(cut)))
-    for step in chosen.steps:
-        if step.name in ("prune", "sparsify", "recut"):
+    cuts = dataclasses.replace(chosen.torch.surgery, activations={}) if chosen.torch is not None else None
+    recut = Recut.of(cuts, searched.options["recalibration"] if searched else 0) if cuts else None
+    early = itertools.takewhile(lambda s: s.name in (*_CUTTING, "activation"), chosen.steps)
+    place = max((i for i, s in enumerate(early) if s.name in _CUTTING), default=0)
+    for i, step in enumerate(chosen.steps):
+        if i == place and recut is not None:
+            decided.append(("recut", dataclasses.asdict(recut)))
+        if step.name in _CUTTING:
             continue
         lowered = {"lowered": step.facts.get("lowered")} if step.name == "quantize" else {}
         fixed = {"precision": step.facts["precision"]} if step.name == "quantize" and "precision" in step.facts else {}

@@ -67,6 +67,16 @@ def test_what_are_no_cuts_is_refused(raw: Any) -> None:
         read_cuts(raw)
 
 
+@pytest.mark.parametrize("activations", [{"act": "swish"}, {"act": []}, {"act": 1}])
+def test_activations_that_are_not_known_are_refused(activations: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^its activations are not names and kinds \(hardswish, relu, relu6, leaky_relu\)$"
+    ):
+        read_cuts({"kept": {}, "dropped": [], "activations": activations})
+    with pytest.raises(ValueError, match=r"^its cuts cannot be read \("):
+        read_cuts({"kept": {}, "dropped": [], "activations": 3})
+
+
 def test_cuts_that_are_no_json_are_refused() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         Recut("x")

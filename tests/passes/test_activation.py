@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import smooth_net
+import torch
+from contexts import context, open_onnx, smooth_images, torch_model
+from torch import nn
+
+from edgeprune import surgery
+from edgeprune.activations import CHEAPER, smooth
+from edgeprune.errors import BadOption, UnmetRequirement
+from edgeprune.groups import DROP, plan_of
+from edgeprune.model import Surgery, TorchModel
+from edgeprune.passes.activation import Activation, Kind
+from edgeprune.passes.export import Export
+from edgeprune.passes.prune import Prune
+from edgeprune.tracing import size_of, trace
+
+
+@pytest.fixture
+def model() -> TorchModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch_model(smooth_net.net())
+
+
+def replaced(model: TorchModel, folder: Path, to: Kind = "hardswish") -> tuple[TorchModel, dict[str, object]]:
+    ctx, facts = context(folder, model)
+    one = Activation(to)
+    one.requires(model, ctx)
+    return one.run(model.clone(), ctx), facts
+
+
+@pytest.mark.parametrize("to", get_args(Kind))
+def test_every_smooth_activation_goes_and_the_weights_stay(to: Kind, model: TorchModel, tmp_path: Path) -> None:
+    result, facts = replaced(model, tmp_path, to)
+    assert not smooth(result.module) and len(smooth(model.module)) == 4
+    assert facts == {"replaced": 3, "from": ["GELU", "Mish", "SiLU"], "to": to}
+    after = result.module.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in model.module.state_dict().items())
+    kind = type(CHEAPER[to]())
+    assert all(isinstance(result.module.get_submodule(n), kind) for n in ("act", "block.act", "block.inner", "last"))
+    assert result.digest() != model.digest() and size_of(result) == size_of(model)
+    result.verify()
+
+
+def test_the_kinds_on_offer_are_those_there_are() -> None:
+    assert get_args(Kind) == tuple(CHEAPER)
+    sentence = r"^activation.to 'reluu' is not known; did you mean 'relu'\?$"
+    with pytest.raises(BadOption, match=sentence):
+        Activation(to="reluu")  # type: ignore[arg-type]
+
+
+def test_where_nothing_can_be_replaced_it_says_what_to_do(tmp_path: Path) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.silu(self.conv(x))
+
+    model = torch_model(Functional())
+    sentence = (
+        r"^no SiLU, Mish or GELU module is left to replace; one that a forward calls as a function "
+        r"\(torch.nn.functional.silu\) must become a module \(torch.nn.SiLU\) first$"
+    )
+    with pytest.raises(UnmetRequirement, match=sentence):
+        Activation().requires(model, context(tmp_path, model)[0])
+
+
+def test_it_is_recorded_and_can_be_done_again(model: TorchModel, tmp_path: Path) -> None:
+    result, _ = replaced(model, tmp_path, "relu6")
+    names = ("act", "block.act", "block.inner", "last")
+    assert result.surgery == Surgery(activations=dict.fromkeys(names, "relu6")) and result.surgery
+    read = Surgery.from_json(json.loads(json.dumps(result.surgery.to_json())))
+    assert read == result.surgery
+    assert surgery.rebuild(model, read).digest() == result.digest()
+
+
+def test_recipes_without_activations_are_read_and_written_as_before() -> None:
+    old = {"kept": {"stem": [[0, 2], None]}, "dropped": ["block"]}
+    assert Surgery.from_json(old).to_json() == old
+    assert Surgery.from_json(old).activations == {}
+
+
+def test_cuts_before_and_after_it_are_the_same_surgery(model: TorchModel, tmp_path: Path) -> None:
+    half = Prune(ratio=0.5)
+    ctx, _ = context(tmp_path, model)
+    one = half.run(replaced(model, tmp_path)[0], ctx)
+    two, _ = replaced(half.run(model.clone(), ctx), tmp_path)
+    assert one.surgery == two.surgery and one.surgery.activations and one.surgery.kept
+    assert one.digest() == two.digest() == surgery.rebuild(model, one.surgery).digest()
+
+
+def test_groups_and_blocks_are_found_as_before(model: TorchModel, tmp_path: Path) -> None:
+    before, after = trace(model), trace(replaced(model, tmp_path)[0])
+    assert [(g.name, g.channels, g.ladder, g.block, g.locked) for g in after.groups] == [
+        (g.name, g.channels, g.ladder, g.block, g.locked) for g in before.groups
+    ]
+    assert any(g.block == "block" for g in after.groups)
+
+
+def test_a_dropped_block_takes_its_activations_along(model: TorchModel, tmp_path: Path) -> None:
+    result, _ = replaced(model, tmp_path)
+    cost = trace(result)
+    widths = [DROP if g.block else g.channels for g in cost.groups]
+    cut = surgery.apply(result, cost.groups, plan_of(cost.groups, widths, {}))
+    assert cut.surgery == Surgery(dropped=("block",), activations=dict.fromkeys(("act", "last"), "hardswish"))
+    assert surgery.rebuild(model, cut.surgery).digest() == cut.digest()
+    both = dataclasses.replace(cut.surgery, activations=result.surgery.activations)
+    assert surgery.rebuild(model, both).digest() == cut.digest(), "a block that goes may have been changed first"
+
+
+def test_its_argument_is_left_alone(model: TorchModel, tmp_path: Path) -> None:
+    before = copy.deepcopy(model)
+    surgery.rebuild(model, replaced(model, tmp_path)[0].surgery)
+    assert smooth(model.module) == smooth(before.module) and not model.surgery
+
+
+@pytest.mark.parametrize(("to", "wanted"), [("hardswish", "HardSwish"), ("leaky_relu", "LeakyRelu"), ("relu", "Relu")])
+def test_it_is_exported_as_one_operator(to: Kind, wanted: str, model: TorchModel, tmp_path: Path) -> None:
+    import onnx
+
+    result, _ = replaced(model, tmp_path, to)
+    exported = Export().run(result, context(tmp_path, result)[0])
+    kinds = [node.op_type for node in onnx.load(exported.path).graph.node]
+    assert kinds.count(wanted) >= 3 and not {"Sigmoid", "Erf", "Softplus", "Tanh"} & set(kinds)
+    with open_onnx(exported) as predict:
+        difference = abs(predict(smooth_images(2)) - result.predict(smooth_images(2))).max()
+    assert difference < 1e-4
