@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,13 @@ def _centre(image: Image, height: int, width: int) -> Image:
     return image.crop((left, top, left + width, top + height))
 
 
+class Transform(Protocol):
+    """How an image is brought to the size a model takes: ``Resize``, or a detector's letterbox."""
+
+    def apply(self, image: Image, height: int, width: int, name: str) -> Image:
+        """Return ``image`` at (height, width). Raises BadData, with its ``name``, if that cannot be done."""
+
+
 class Images(ABC):
     """Images of one split, by index."""
 
@@ -105,7 +112,7 @@ class DecodedImages(Images):
     """Images that must be decoded or resized, one by one, from files or from an array (n, H, W, C)."""
 
     def __init__(
-        self, source: tuple[Path, ...] | NDArray[np.uint8], shape: tuple[int, int, int], resize: Resize,
+        self, source: tuple[Path, ...] | NDArray[np.uint8], shape: tuple[int, int, int], resize: Transform,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._source, self._shape, self._resize = source, shape, resize

@@ -183,7 +183,8 @@ def _drawn(frames: list[str], drives: Sequence[str], seed: int, folder: Path) ->
         if len(chosen) + len(group) <= wanted:
             chosen.update(group)
     if not chosen:
-        chosen.update(min(order, key=lambda group: len(group)))
+        smallest = min(order, key=len)
+        chosen.update(smallest)
     splits = {"train": [f for f in frames if f not in chosen], "val": [f for f in frames if f in chosen]}
     how = "whole drives" if not one_drive else "image by image, all being of one drive" if drives[0] else (
         "image by image, their drives not being known"
