@@ -21,22 +21,53 @@ class Score:
 
     ``per_item`` holds one value an image (float64, shape (n,)), in split order, so that two models can be paired;
     ``value`` is their mean where the score is one (top-1), else the score of the whole set.
+
+    ``replicates`` (float64, shape (B,)) is for scores that are no mean over images (mAP): ``value`` of B bootstrap
+    resamples of the images, the same ones for every score of these images; NaN where a resample has none.
     """
 
     value: float
     n: int
     per_item: NDArray[np.float64]
+    replicates: NDArray[np.float64] | None = None
 
     def drop_to(self, other: Score) -> tuple[float, float]:
         """Return (drop, standard error) of ``other`` below this score, paired on the same images.
 
-        The standard error is that of the mean of the per-image differences: sd / sqrt(n).
+        The standard error is that of the mean of the per-image differences, sd / sqrt(n); or, if both scores have
+        replicates, the standard deviation of their differences (Efron & Tibshirani, 1993, chapter 6).
         """
-        if self.n != other.n:
-            raise ValueError(f"scores of {self.n} and {other.n} images cannot be paired")
+        drops = self._drops(other)
+        if drops is not None:
+            return self.value - other.value, float(drops.std(ddof=1))
         difference = self.per_item - other.per_item
         error = float(difference.std(ddof=1) / np.sqrt(self.n)) if self.n > 1 else 0.0
         return self.value - other.value, error
+
+    def drop_interval(self, other: Score) -> tuple[float, float]:
+        """Return the 95 % interval of the drop to ``other``, paired on the same images.
+
+        It is drop ± 1.96 standard errors; or, if both scores have replicates, from the 2.5th to the 97.5th
+        percentile of their differences (the percentile interval; Efron & Tibshirani, 1993, chapter 13).
+        """
+        drop, error = self.drop_to(other)
+        drops = self._drops(other)
+        if drops is not None:
+            low, high = np.percentile(drops, (2.5, 97.5))
+            return float(low), float(high)
+        return drop - 1.96 * error, drop + 1.96 * error
+
+    def _drops(self, other: Score) -> NDArray[np.float64] | None:
+        """Return the drop in every resample that has a score, or None unless both have at least two of them."""
+        if self.n != other.n:
+            raise ValueError(f"scores of {self.n} and {other.n} images cannot be paired")
+        if self.replicates is None or other.replicates is None:
+            return None
+        if len(self.replicates) != len(other.replicates):
+            raise ValueError(f"scores of {len(self.replicates)} and {len(other.replicates)} resamples cannot be paired")
+        difference = self.replicates - other.replicates
+        known = difference[~np.isnan(difference)]
+        return known if len(known) > 1 else None
 
 
 class _Data(BaseModel):

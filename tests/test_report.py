@@ -68,3 +68,40 @@ def test_equal_answers_have_no_error_and_one_image_no_estimate_of_it() -> None:
 def test_scores_of_other_images_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="scores of 2 and 3 images cannot be paired"):
         score([1, 0]).drop_to(score([1, 0, 1]))
+
+
+def test_the_interval_of_a_mean_is_normal() -> None:
+    drop, error = score([1, 1, 1, 0]).drop_to(score([1, 1, 0, 0]))
+    assert score([1, 1, 1, 0]).drop_interval(score([1, 1, 0, 0])) == pytest.approx(
+        (drop - 1.96 * error, drop + 1.96 * error)
+    )
+
+
+def resampled(value: float, replicates: list[float] | None) -> Score:
+    return Score(value, 3, np.asarray([1.0, 0.0, 0.5]), None if replicates is None else np.asarray(replicates))
+
+
+def test_replicates_are_paired_resample_by_resample() -> None:
+    before = resampled(0.5, [*np.linspace(0.4, 0.6, 101), np.nan])
+    after = resampled(0.3, [*(np.linspace(0.4, 0.6, 101) - np.linspace(0.0, 1.0, 101)), 0.2])
+    drop, error = before.drop_to(after)
+    assert drop == pytest.approx(0.2)
+    assert error == pytest.approx(np.linspace(0, 1, 101).std(ddof=1))  # the resample without a score is left out
+    assert before.drop_interval(after) == pytest.approx((0.025, 0.975))
+
+
+def test_replicates_of_one_score_alone_are_not_used() -> None:
+    one, other = resampled(0.5, [0.4, 0.9, 0.1]), resampled(0.5, None)
+    assert one.drop_to(other) == other.drop_to(one) == (0.0, 0.0)
+    assert one.drop_interval(other) == (0.0, 0.0)
+
+
+def test_resamples_without_a_score_say_nothing() -> None:
+    one = resampled(0.5, [np.nan, np.nan, 0.2])
+    other = Score(0.5, 3, np.asarray([1.0, 0.0, -0.5]), np.asarray([0.1, np.nan, np.nan]))
+    assert one.drop_to(other)[1] == pytest.approx(np.std([0, 0, 1], ddof=1) / np.sqrt(3))  # that of the images
+
+
+def test_other_numbers_of_resamples_cannot_be_paired() -> None:
+    with pytest.raises(ValueError, match="scores of 2 and 3 resamples cannot be paired"):
+        resampled(0.5, [0.1, 0.2]).drop_to(resampled(0.5, [0.1, 0.2, 0.3]))
