@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -148,7 +151,7 @@ def open_image(path: Path, channels: int) -> Image:
     """
     pillow = require_pillow()
     try:
-        with pillow.open(path) as image:
+        with exif_warnings_ignored(), pillow.open(path) as image:
             if image.mode[0] in "IF":
                 raise BadData(f"{path} has more than 8 bits a channel; convert it to an 8-bit image")
             if "transparency" in image.info:
@@ -157,6 +160,14 @@ def open_image(path: Path, channels: int) -> Image:
             return converted
     except (OSError, SyntaxError, ValueError, EOFError, pillow.DecompressionBombError) as error:
         raise BadData(f"{path} cannot be decoded as an image; replace or remove it") from error
+
+
+@contextmanager
+def exif_warnings_ignored() -> Iterator[None]:
+    """Keep quiet about damaged EXIF data, which many photographs have and which concerns no pixel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def from_array(pixels: NDArray[np.uint8]) -> Image:

@@ -7,14 +7,13 @@ people draw boxes with; so labels are taken to mean the turned image, here too.
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeprune.errors import BadData
 from edgeprune.tasks.boxes.lines import listed
-from edgeprune.tasks.images import require_pillow
+from edgeprune.tasks.images import exif_warnings_ignored, require_pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +58,7 @@ def sizes(files: Sequence[Path]) -> tuple[tuple[int, int], ...]:
 def _size(file: Path) -> tuple[int, int] | None:
     pillow = require_pillow()
     try:
-        with pillow.open(file) as image:
+        with exif_warnings_ignored(), pillow.open(file) as image:
             width, height = image.size
             # A TIFF's size is given upright, and its orientation is there until it is decoded.
             swapped = image.format != "TIFF" and _orientation(image) >= 5
@@ -69,8 +68,7 @@ def _size(file: Path) -> tuple[int, int] | None:
 
 
 def _orientation(image: Image) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF data, which many photographs have
+    with exif_warnings_ignored():
         try:
             value = image.getexif().get(ORIENTATION, 1)
         except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):

@@ -167,8 +167,10 @@ def _images(
             raise BadData(f"{key} of {file}: {place} is neither a folder of images nor a list of them (.txt)")
         else:
             raise BadData(f"{key} of {file}: there is no {place}{_download(content)}; check the path")
-    once = list({os.path.realpath(image): image for image in reversed(images)}.values())[::-1]
-    return once, len(images) - len(once)
+    once: dict[str, Path] = {}
+    for image in images:
+        once.setdefault(os.path.realpath(image), image)
+    return list(once.values()), len(images) - len(once)
 
 
 def _listed_in(file: Path, root: Path) -> list[Path]:
