@@ -117,6 +117,9 @@ class Candidate(_Data):
     macs: float | None = None
     parameters: int | None = None
     size_bytes: int | None = None
+    compressed_bytes: int | None = Field(None, description="of the deflated file; where a candidate is masked")
+    nonzero_parameters: int | None = Field(None, description="parameters less the zeros of masks; None without masks")
+    nonzero_macs: float | None = Field(None, description="MACs of those; the artifact computes all of ``macs``")
     precisions: dict[str, int] = Field(
         default_factory=dict, description="convolution count by precision that really runs"
     )
@@ -138,9 +141,10 @@ class StepRecord(_Data):
 
 
 class GroupRow(_Data):
-    """What became of one group of coupled channels, and why."""
+    """What became of one group of coupled channels, or of one layer's weights (``unit``), and why."""
 
     group: str
+    unit: Literal["channels", "weights"] = "channels"
     channels: int
     kept: int
     dropped_block: str | None = None

@@ -281,7 +281,7 @@ def test_an_image_that_is_none(here: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--agent", "pppo"), "unknown agent 'pppo'; did you mean 'ppo'?"),
-        (("--task", "detection"), "unknown task 'detection'; known: auto, classification, or file.py:Name for"),
+        (("--task", "detections"), "unknown task 'detections'; known: auto, classification, detection, or file.py:Name for"),
         (("--task", "t.py:T"), "there is no file t.py; give --task the path of a Python file"),
         (("--target", "jetson"), "unknown target 'jetson'; known: host-cpu"),
         (("--target", "mine.toml"), "unknown target 'mine.toml'; no such file"),
@@ -292,7 +292,7 @@ def test_an_image_that_is_none(here: Path) -> None:
         (("--set", "task.batch=0"), "task.batch must be at least 1, not 0"),
         (("--set", "finetune.lr=nan"), "finetune.lr takes a number, not 'nan'"),
         (("--set", "finetune.momentum=-1"), "finetune: momentum is in [0, 1), not -1.0"),
-        (("--set", "finetune.weight_decay=-1"), "finetune: weight_decay and warmup must not be negative"),
+        (("--set", "finetune.weight_decay=-1"), "finetune: weight_decay, warmup and patience must not be negative"),
         (("--set", "agent.gama=1"), "ppo has no option 'gama'; known: changes, clip_range, entropy, epochs, le"),
         (("--set", "agent.rounds=0"), "ppo: rounds must be at least 1, not 0"),
         (("--agent", "a2c", "--set", "agent.learning_rate=-1"), "a2c: learning_rate must be at least 0, not -1.0"),

@@ -21,8 +21,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model"},
-    {"activations", "groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
-    | {"profiles", "tasks", "frontends"},
+    {"groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
+    | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
     {"agents", "backends"},
     {"passes"},
     {"compiler"},
@@ -42,7 +42,7 @@ OWNERS = {
     "matplotlib": {"compiler/page.py"},
     "rich": {"compiler/table.py", "compiler/progress.py"},
     "timm": {"frontends/"},
-    "torchvision": {"frontends/"},
+    "torchvision": {"frontends/", "tasks/boxes/"},
     "PIL": {"tasks/"},
     "yaml": {"tasks/boxes/"},
     "psutil": {"profiles/", "backends/", "tasks/", "compiler/"},

@@ -41,8 +41,11 @@ PACKAGES = (
     "scipy",
     "torchvision",
     "timm",
+    "torchmetrics",
+    "faster-coco-eval",
+    "ultralytics",
 )
-_KNOWN = {*sys.stdlib_module_names, "edgeprune", "numpy", "torch", "torchvision", "timm"} - {"__main__"}
+_KNOWN = {*sys.stdlib_module_names, "edgeprune", "numpy", "torch", "torchvision", "timm", "ultralytics"} - {"__main__"}
 """Where code comes from that ``source_digest`` and ``versions`` already speak for."""
 
 

@@ -22,7 +22,7 @@ from edgeprune.compiler.outcome import Choice, choose, conclude
 from edgeprune.compiler.pipeline import AnyPass, Pipeline
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.strategy import Outcome, Strategy
-from edgeprune.compiler.toolbox import Toolbox, toolbox
+from edgeprune.compiler.toolbox import Toolbox, toolbox, transfer
 from edgeprune.compiler.workshop import Means, Workshop
 from edgeprune.errors import BadOption, Infeasible
 from edgeprune.model import OnnxModel, TorchModel
@@ -114,7 +114,9 @@ def _compile(
         tools = _tools(request, opened, agent) if passes is None else None
         if passes is not None:
             _check_chain(passes)
-        with Workshop(opened.original, opened.task, _means(request, opened, progress, recipe)) as workshop:
+        first = (transfer(request.settings, request.effort, opened.task.training),) if opened.transfer else ()
+        means = _means(request, opened, progress, recipe)
+        with Workshop(opened.original, opened.task, means, prepare=first) as workshop:
             if tools is None:
                 outcome = _as_given(workshop, passes or ())
             else:

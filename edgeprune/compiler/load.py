@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from edgeprune.compiler import replay
@@ -14,6 +15,7 @@ from edgeprune.compiler.verify import read_manifest
 from edgeprune.errors import BadBuild, BadOption
 from edgeprune.frontends import checkpoint
 from edgeprune.frontends.checkpoint import Source, read_safetensors, skeleton
+from edgeprune.frontends.detector import with_classes
 from edgeprune.model import ModelSpec, TorchModel, file_digest
 
 
@@ -58,4 +60,7 @@ def _original(recipe: replay.Recipe, weights: Path, arch: str | None, module: nn
     loaded = checkpoint.load(Source(request.model, None), shape)
     if recipe["inputs"].get("model") != loaded.files["model"]:
         raise BadBuild("the model file is not the one this build was made from; give it as it was")
-    return loaded.model
+    with safe_open(weights, framework="pt") as file:
+        classes = ModelSpec.from_json((file.metadata() or {}).get("edgeprune.spec", "{}")).classes
+    changed = loaded.model.spec.head and classes != loaded.model.spec.classes
+    return with_classes(loaded.model, classes, 0) if changed else loaded.model

@@ -12,24 +12,32 @@ import torch
 from torch import nn
 
 from edgeprune.compiler.request import Request, configure
-from edgeprune.errors import BadOption
+from edgeprune.errors import BadData, BadOption
 from edgeprune.frontends.checkpoint import Loaded, Source, load
+from edgeprune.frontends.detector import with_classes
 from edgeprune.model import ModelSpec, TorchModel, file_digest
+from edgeprune.tasks import sources
 from edgeprune.tasks.base import Task
+from edgeprune.tasks.boxes.dataset import is_detection
 from edgeprune.tasks.classification import Classification
 from edgeprune.tasks.custom import load_task
+from edgeprune.tasks.detection import Detection
 from edgeprune.tasks.synthetic import Synthetic, warm_batchnorm
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An original with the task it is judged by. ``files`` maps roles to sha256, for keys, recipe and manifest."""
+    """An original with the task it is judged by. ``files`` maps roles to sha256, for keys, recipe and manifest.
+
+    ``transfer`` says that the original's head is new and must be trained before it is worth anything.
+    """
 
     original: TorchModel
     task: Task
     kind: str
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    transfer: bool = False
 
     @property
     def has_data(self) -> bool:
@@ -43,7 +51,13 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
         torch.manual_seed(request.seed)
         loaded = _given(module, task, request) if module is not None else _load(request)
     notes = list(loaded.notes)
-    original = loaded.model
+    original, transfer = loaded.model, False
+    if task is None and _kind(request, original.spec) == "detection" and request.data is not None:
+        task = _detection(request, original.spec)
+        notes += task.notes()
+        transfer = task.foreign
+        if transfer:
+            original = with_classes(original, task.spec().classes, request.seed)
     if task is None:
         task = _task(request, original)
     if task is None:
@@ -59,7 +73,7 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
     files = dict(loaded.files)
     if ":" in request.task:
         files["task"] = file_digest(Path(request.task.rpartition(":")[0]))
-    return Opened(original, task, loaded.kind, files, tuple(notes))
+    return Opened(original, task, loaded.kind, files, tuple(notes), transfer)
 
 
 def _load(request: Request) -> Loaded:
@@ -78,7 +92,9 @@ def _told_by_task(request: Request) -> ModelSpec | None:
     """Return what the data says about the model's input, where no model has been asked yet."""
     if ":" in request.task:
         return load_task(request.task, request.data, request.seed).spec()
-    return None if request.data is None else _classification(request, None).spec()
+    if request.data is None or _kind(request, None) == "detection":  # boxes do not say how large an image is
+        return None
+    return _classification(request, None).spec()
 
 
 def _given(module: nn.Module | TorchModel, task: Task | None, request: Request) -> Loaded:
@@ -99,20 +115,50 @@ def _given(module: nn.Module | TorchModel, task: Task | None, request: Request) 
 def _task(request: Request, original: TorchModel) -> Task | None:
     if ":" in request.task:
         return load_task(request.task, request.data, request.seed)
-    if request.task not in ("auto", "classification"):
-        raise BadOption(f"unknown task {request.task!r}; known: auto, classification, or file.py:Name for your own")
     return None if request.data is None else _classification(request, original.spec)
+
+
+def _kind(request: Request, spec: ModelSpec | None) -> str:
+    """Return which task is meant: the one that is named, else what the model's head says, else what the data looks
+    like.
+
+    Raises BadOption for an unknown name and BadData when model and data are for different things.
+    """
+    if ":" in request.task:
+        return request.task
+    if request.task not in ("auto", "classification", "detection"):
+        raise BadOption(
+            f"unknown task {request.task!r}; known: auto, classification, detection, or file.py:Name for your own"
+        )
+    boxes = request.data is not None and is_detection(sources.resolve(request.data))
+    detector = spec is not None and "format" in spec.head
+    if boxes and spec is not None and not detector:
+        raise BadData(f"{request.data} holds boxes, but the model is no detector; give a detector, or other data")
+    if detector and request.task == "classification":
+        raise BadOption("the model is a detector; leave --task away")
+    if request.task == "auto":
+        return "detection" if boxes or detector else "classification"
+    return request.task
 
 
 def _classification(request: Request, spec: ModelSpec | None) -> Classification:
     assert request.data is not None
+    return Classification.open(request.data, spec, seed=request.seed, **_asked(request, Classification(request.data)))
+
+
+def _detection(request: Request, spec: ModelSpec) -> Detection:
+    assert request.data is not None
+    return Detection.open(request.data, spec, seed=request.seed, **_asked(request, Detection(request.data, spec)))
+
+
+def _asked(request: Request, defaults: Classification | Detection) -> dict[str, Any]:
+    """Return the task's options that the user set. Raises BadOption for one that is not the user's to set."""
     settings = request.settings.get("task", {})
     for name in ("data", "seed"):
         if name in settings:
             raise BadOption(f"task.{name} is the build's own; give it with --{name}")
-    asked = configure(Classification(request.data), settings) if settings else None
-    options: dict[str, Any] = {name: getattr(asked, name) for name in settings}
-    return Classification.open(Path(request.data), spec, seed=request.seed, **options)
+    asked = configure(defaults, settings) if settings else None
+    return {name: getattr(asked, name) for name in settings}
 
 
 def _merged(model: ModelSpec, data: ModelSpec) -> ModelSpec:

@@ -30,6 +30,10 @@ from edgeprune.report import (
 GAIN = 1.02
 """How much faster a more heavily changed candidate must be than a simpler one to be worth it."""
 _FLOOR = "the accuracy floor"
+MASKED = (
+    "masked weights are zeros that stay in the file and in the arithmetic: ceilings on MACs and parameters count the "
+    "others, the size on disk counts all, and what time they take is what was measured"
+)
 ORDER = ("original", "quantized-only", "pruned-only", "pruned-quantized")
 
 
@@ -68,13 +72,17 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
         return Choice(outcome.candidates[best], {**remarks, best: f"best found; {remarks[best]}"})
     fastest = min(speed[name] for name in eligible)
     near = GAIN if workshop.means.cost == "measured" else 1.0  # counts have no noise: there int8 need not be faster
-    best = next(name for name in ORDER if name in eligible and speed[name] <= fastest * near)
+    equal = [name for name in ORDER if name in eligible and speed[name] <= fastest * near]
+    best, why = equal[0], "the fastest that holds everything"
+    if any(outcome.candidates[name].nonzero for name in equal):  # masks were asked for, and no clock shows what they do
+        best = min(equal, key=lambda name: outcome.candidates[name].counts()["parameters"])
+        why = "of those that hold everything at this speed, it has the fewest weights that are not zero"
     for name in eligible:
         if name != best:
             remarks[name] = f"holds everything, at {speed[name] / speed[best]:.2f}x of the chosen one's " + _unit(
                 workshop
             )
-    return Choice(outcome.candidates[best], {**remarks, best: "chosen: the fastest that holds everything"})
+    return Choice(outcome.candidates[best], {**remarks, best: f"chosen: {why}"})
 
 
 def _unit(workshop: Workshop) -> str:
@@ -87,7 +95,7 @@ def _speed(workshop: Workshop, candidate: Finished) -> float:
     """
     if workshop.means.cost != "measured":
         source = workshop.source
-        return candidate.macs / max(source.macs, 1.0) + 1e-3 * candidate.size_bytes / source.size_bytes
+        return candidate.counts()["macs"] / max(source.macs, 1.0) + 1e-3 * candidate.size_bytes / source.size_bytes
     if candidate.name == "original":
         return 1.0
     return workshop.recorded_measure(candidate).ratio or math.inf
@@ -130,19 +138,26 @@ def conclude(
     word = verdict(checks, request.require_measured)
     bases = {c.basis for c in checks if c.held is not None}
     basis: Basis = next((b for b in ("estimated", "measured", "exact") if b in bases), "unchecked")
+    masked = any(c.nonzero for c in outcome.candidates.values())
     candidates = [
-        workshop.describe(c, measured[c.name], chosen=c.name == chosen.name, note=choice.remarks.get(c.name, ""))
+        workshop.describe(
+            c,
+            measured[c.name],
+            chosen=c.name == chosen.name,
+            note=choice.remarks.get(c.name, ""),
+            compressed=masked,
+        )
         for c in outcome.candidates.values()
     ]
-    notes = [*opened.notes, *outcome.notes, *_noise(measured)]
+    notes = [*opened.notes, *outcome.notes, *_noise(measured), *([MASKED] if masked else [])]
     return Report(
         verdict=word,
         basis=basis,
         budget=[_check_row(c) for c in checks],
         target=_target(workshop),
         splits=[SplitRow(name=s.name, n=s.n, origin=s.origin) for s in opened.task.splits()],
-        baseline=workshop.describe(workshop.source, measured["original"], truth, truth, split),
-        result=workshop.describe(chosen, measured[chosen.name], found, truth, split, chosen=True),
+        baseline=workshop.describe(workshop.source, measured["original"], truth, truth, split, compressed=masked),
+        result=workshop.describe(chosen, measured[chosen.name], found, truth, split, chosen=True, compressed=masked),
         candidates=candidates,
         probes=[workshop.describe(p) for p in outcome.probes],
         steps=workshop.steps,
@@ -173,8 +188,8 @@ def _checks(
     known: dict[str, tuple[float | None, float, Basis]] = {
         "latency": (after.p50 if after else None, before.p50 if before else math.nan, "measured"),
         "size": (chosen.size_bytes, source.size_bytes, "exact"),
-        "macs": (chosen.macs, source.macs, "exact"),
-        "parameters": (chosen.parameters, source.parameters, "exact"),
+        "macs": (chosen.counts()["macs"], source.macs, "exact"),
+        "parameters": (chosen.counts()["parameters"], source.parameters, "exact"),
     }
     for quantity, limit in budget.ceilings().items():
         value, original, basis = known[quantity]

@@ -124,8 +124,10 @@ def parse_settings(items: Sequence[str], base: Settings) -> dict[str, dict[str, 
 
 
 def tables() -> list[str]:
-    """Return what ``--set`` and the tables of a config file may be about: the passes, the task and the agent."""
-    return [*find.names("passes"), "task", "agent"]
+    """Return what ``--set`` and the tables of a config file may be about: the passes, the training of a new head, the
+    task and the agent.
+    """
+    return [*find.names("passes"), "transfer", "task", "agent"]
 
 
 def read_config(path: Path, options: Collection[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

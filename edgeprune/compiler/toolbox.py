@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from edgeprune import find
 from edgeprune.agents.base import Agent
@@ -19,6 +19,8 @@ from edgeprune.passes.sparsify import Sparsify
 
 Effort = Literal["quick", "normal", "long"]
 EPOCHS: Mapping[Effort, int] = {"quick": 3, "normal": 5, "long": 20}
+TRANSFER_EPOCHS: Mapping[Effort, int] = {"quick": 15, "normal": 60, "long": 150}
+PATIENCE = 10
 EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (200, 12), "long": (600, 36)}
 """Evaluations of a whole run: at least so many, and so many a free group."""
 
@@ -50,6 +52,16 @@ class Toolbox:
         )
 
 
+def transfer(settings: Mapping[str, Mapping[str, str]], effort: Effort, training: Mapping[str, Any]) -> Finetune:
+    """Return the training that a model with a new head gets before anything is compiled: on labels alone.
+
+    It ends when the score on the search split has not risen for PATIENCE epochs. ``training`` is what the task would
+    have it use. Raises BadOption for settings that cannot be.
+    """
+    usual = Finetune(epochs=TRANSFER_EPOCHS[effort], patience=PATIENCE, distillation=0.0)
+    return configure(dataclasses.replace(usual, **training), settings.get("transfer", {}))
+
+
 def toolbox(
     settings: Mapping[str, Mapping[str, str]],
     *,
@@ -60,7 +72,7 @@ def toolbox(
     precision: Wanted,
     data: bool,
     free_groups: int,
-    training: Mapping[str, float],
+    training: Mapping[str, Any],
 ) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeprune import find
+from edgeprune import find, layers
 from edgeprune.backends.base import Artifact, Backend
 from edgeprune.budget import Budget, holds_floor
 from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
@@ -46,7 +47,11 @@ class Means:
 
 @dataclass(frozen=True)
 class Finished:
-    """A candidate as a finished artifact, scored on the search split and not yet timed."""
+    """A candidate as a finished artifact, scored on the search split and not yet timed.
+
+    ``macs`` and ``parameters`` are what the artifact computes and holds; ``nonzero`` are both without the zeros of its
+    masks, None where it has none.
+    """
 
     name: str
     model: OnnxModel
@@ -58,6 +63,15 @@ class Finished:
     score: Score | None
     steps: tuple[StepRecord, ...]
     passes: tuple[AnyPass, ...]
+    nonzero: Mapping[str, float] | None = None
+
+    def counts(self) -> dict[str, float]:
+        """Return what ceilings are held against: bytes of the file, MACs and parameters; zeros of masks not counted."""
+        return {"size": self.size_bytes, "macs": self.macs, "parameters": self.parameters, **(self.nonzero or {})}
+
+    def compressed_bytes(self) -> int:
+        """Return the size of the graph's file deflated (level 9), as an archive or a download would hold it."""
+        return len(zlib.compress(self.model.path.read_bytes(), 9))
 
     def fact(self, one: str, name: str) -> Any:
         """Return a fact that a pass of this candidate recorded, or None."""
@@ -67,12 +81,42 @@ class Finished:
 class Workshop:
     """Finishes candidates of one original under one set of means; everything it does is taken from the store if it is
     there.
+
+    ``prepare`` are passes that make the given model the original: a transfer to other classes.
     """
 
-    def __init__(self, original: TorchModel, task: Task | None, means: Means, store: Store | None = None) -> None:
-        self.original, self.task, self.means = original, task, means
+    def __init__(
+        self,
+        original: TorchModel,
+        task: Task | None,
+        means: Means,
+        store: Store | None = None,
+        prepare: Sequence[AnyPass] = (),
+    ) -> None:
+        self.task, self.means = task, means
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
+        self.steps: list[StepRecord] = []
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
+        self._artifacts: dict[str, Artifact] = {}
+        self._context: Context
+        try:
+            self._adopt(original)
+            if prepare:
+                ready, steps = Pipeline(tuple(prepare)).run(original, self._context, self.store, self._base, "original")
+                if not isinstance(ready, TorchModel):
+                    raise BadModel("what prepares the original must give a TorchModel")
+                self.steps.extend(steps)
+                self._adopt(ready)
+            self.source = self._finish_original()
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+        self._context = dataclasses.replace(self._context, baseline=self.source.score)
+
+    def _adopt(self, original: TorchModel) -> None:
+        """Take a model for the original: everything that is done from now on is keyed by it."""
+        task, means, self.original = self.task, self.means, original
         self.identity = key(
             original.digest(),
             task.digest() if task else None,
@@ -93,16 +137,7 @@ class Workshop:
             means.device,
         )
         self._runtime = key(self.identity, means.board.backend, detected, means.threads)
-        self.steps: list[StepRecord] = []
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
-        self._artifacts: dict[str, Artifact] = {}
         self._context = self._start()
-        try:
-            self.source = self._finish_original()
-        except BaseException:
-            self._scratch.cleanup()
-            raise
-        self._context = dataclasses.replace(self._context, baseline=self.source.score)
 
     def __enter__(self) -> Workshop:
         return self
@@ -133,7 +168,9 @@ class Workshop:
         )
 
     def _finish_original(self) -> Finished:
-        return self.finish("original", (find.find("passes", "export")(),))
+        prepared = tuple(self.steps)
+        found = self.finish("original", (find.find("passes", "export")(),))
+        return dataclasses.replace(found, steps=(*prepared, *found.steps))
 
     def finish(self, name: str, passes: Sequence[AnyPass]) -> Finished:
         """Run ``passes`` on the original (they end in an ONNX model), count, and score the emitted graph on the
@@ -164,6 +201,7 @@ class Workshop:
             self.score(lower, "search"),
             (*steps, *more),
             tuple(passes),
+            layers.nonzero(upper),
         )
 
     def _after(self, passes: Sequence[AnyPass]) -> str:
@@ -179,11 +217,13 @@ class Workshop:
         with self.store.open(key("score", self._runtime, model.digest(), split)) as folder:
             if finished(folder):
                 saved = np.load(folder / "score.npz", allow_pickle=False)
-                return Score(float(saved["value"]), int(saved["n"]), saved["per_item"])
+                replicates = saved["replicates"] if "replicates" in saved else None
+                return Score(float(saved["value"]), int(saved["n"]), saved["per_item"], replicates)
             with self.open(model) as predict:
                 score = self.task.score(predict, split)
             buffer = io.BytesIO()
-            np.savez(buffer, value=score.value, n=score.n, per_item=score.per_item)
+            extra = {} if score.replicates is None else {"replicates": score.replicates}
+            np.savez(buffer, value=score.value, n=score.n, per_item=score.per_item, **extra)
             write_atomic(folder / "score.npz", buffer.getvalue())
             finish(folder, ["score.npz"], {})
             return score
@@ -256,8 +296,12 @@ class Workshop:
         split: Split = "search",
         chosen: bool = False,
         note: str = "",
+        compressed: bool = False,
     ) -> Candidate:
-        """Return a candidate's row of the report; without ``score`` the one on the search split."""
+        """Return a candidate's row of the report; without ``score`` the one on the search split.
+
+        ``compressed`` asks for the deflated size too: for builds with masks, whose zeros no other size shows.
+        """
         if score is None:
             score, baseline = candidate.score, self.source.score
         return Candidate(
@@ -266,6 +310,9 @@ class Workshop:
             macs=candidate.macs,
             parameters=candidate.parameters,
             size_bytes=candidate.size_bytes,
+            compressed_bytes=candidate.compressed_bytes() if compressed else None,
+            nonzero_parameters=round(candidate.nonzero["parameters"]) if candidate.nonzero else None,
+            nonzero_macs=candidate.nonzero["macs"] if candidate.nonzero else None,
             precisions=dict(candidate.precisions),
             measurement=measurement or Measurement(source="unavailable"),
             held_floor=self.holds(candidate),
@@ -279,8 +326,7 @@ def _score_row(score: Score | None, baseline: Score | None, split: Split, task: 
         return None
     drop = interval = None
     if baseline is not None:
-        drop, error = baseline.drop_to(score)
-        interval = (drop - 1.96 * error, drop + 1.96 * error)
+        drop, interval = baseline.drop_to(score)[0], baseline.drop_interval(score)
     named: Literal["search", "test", "synthetic"] = (
         "synthetic" if task is not None and task.name == "synthetic" else split
     )

@@ -40,7 +40,7 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
-    training: ClassVar[Mapping[str, float]] = {}
+    training: ClassVar[Mapping[str, Any]] = {}
     """What ``finetune`` had better use on this kind of data, where that is not its own default."""
 
     @abstractmethod
