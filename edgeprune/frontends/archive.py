@@ -16,8 +16,8 @@ from typing import IO, Any, cast
 
 import torch
 
-from edgeprune.errors import BadModel, UnsafeModel
-from edgeprune.frontends import families, safe_globals
+from edgeprune.errors import BadModel, MissingPackage, UnsafeModel
+from edgeprune.frontends import families, safe_globals, ultralytics_package
 from edgeprune.frontends.claims import MalformedError
 from edgeprune.frontends.pickle_walk import Walk, walk
 from edgeprune.frontends.sniff import Sniffed
@@ -108,6 +108,8 @@ def _walk(stream: IO[bytes]) -> Walk:
     found = walk(stream)
     if not found.unsafe:
         return found
+    if found.unsafe <= ultralytics_package.NAMES.keys():  # they are safe where the package is there to resolve them
+        raise MissingPackage("ultralytics", "ultralytics", "a checkpoint of YOLOv8 or YOLO11")
     names = sorted(found.unsafe)
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     family = families.of(found.names)

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.errors import BadModel, BadOption
-from edgeprune.frontends import archive, state_dict, yolov5, zoo
+from edgeprune.frontends import archive, state_dict, ultralytics, yolov5, zoo
 from edgeprune.frontends.sniff import sniff
 from edgeprune.model import ModelSpec, TorchModel, file_digest, first_line
 
-Kind = Literal["state-dict", "safetensors", "pickle", "yolov5", "random"]
+Kind = Literal["state-dict", "safetensors", "pickle", "yolov5", "ultralytics", "random"]
 
-_ARCH_FORMS = "--arch timm:NAME, torchvision:NAME or file.py:factory"
+_ARCH_FORMS = "--arch timm:NAME, torchvision:NAME, ultralytics:NAME or file.py:factory"
 _RANDOM = "the weights are random, so the figures say nothing about accuracy"
 
 
@@ -115,6 +115,12 @@ def _with_weights(path: Path, source: Source) -> tuple[nn.Module, ModelSpec | No
         assert isinstance(content, nn.Module)
         training = found.get("opt") if isinstance(found, Mapping) else None
         return *yolov5.build(content, training, str(path)), "yolov5", notes
+    if ultralytics.is_checkpoint(content):
+        if source.arch is not None:
+            raise BadOption(f"{path} is an Ultralytics checkpoint and holds its own architecture; leave --arch away")
+        assert isinstance(content, nn.Module)
+        training = found.get("train_args") if isinstance(found, Mapping) else None
+        return *ultralytics.build(content, training, str(path)), "ultralytics", notes
     if isinstance(content, nn.Module):
         kind = "pickle"
         with _incomplete(path):

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from edgeprune.frontends import claims
 from edgeprune.frontends.claims import MalformedError, Name, Storage
-from edgeprune.frontends.safe_globals import CALLS, STORAGES, VALUES, classes
+from edgeprune.frontends.safe_globals import CALLS, NAMESPACES, STORAGES, VALUES, classes
 
 _SHARING = 4  # tensors may view stored elements more than once (tied weights), but not without end
 _FILLED_BY_ITEMS = frozenset({"collections.OrderedDict", "collections.Counter"})
@@ -200,6 +200,8 @@ class _Reader:
             self._stack.append(Made(function.text))
         elif function.text in CALLS:
             self._stack.append(self._call(function.text, arguments))
+        elif function.text in NAMESPACES and not arguments:
+            self._stack.append(Made(function.text))
         else:
             raise MalformedError(f"its pickle calls {function.text}, which a checkpoint has no need to do")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from edgeprune.frontends import yolov5
+from edgeprune.frontends import ultralytics_package, yolov5
 
 CALLS = frozenset({
     "collections.OrderedDict",
@@ -31,6 +31,9 @@ STORAGES: Mapping[str, int] = {
     "torch.ByteStorage": 1, "torch.BoolStorage": 1,
 }
 """Storage types and their element sizes in bytes."""
+
+NAMESPACES = ultralytics_package.NAMESPACES
+"""Classes a pickle may make by a call without arguments; they hold a training's options."""
 
 VALUES = frozenset({
     "torch.float16", "torch.bfloat16", "torch.float32", "torch.float64", "torch.bool", "torch.uint8", "torch.int8",
@@ -95,8 +98,11 @@ _TORCHVISION = _qualified(_TORCHVISION_LAYERS)
 
 
 def classes() -> frozenset[str]:
-    """Return the classes a pickle may re-create empty and fill; torchvision's only where it is installed."""
-    return frozenset(_TORCH | (_TORCHVISION if find_spec("torchvision") else {})).union(yolov5.SHELLS)
+    """Return the classes a pickle may re-create empty and fill; those of torchvision and ultralytics only where they
+    are installed.
+    """
+    installed = frozenset(_TORCH | (_TORCHVISION if find_spec("torchvision") else {})).union(yolov5.SHELLS)
+    return installed.union(ultralytics_package.NAMES) if find_spec("ultralytics") else installed
 
 
 def resolve(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
@@ -111,8 +117,11 @@ def resolve(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..
         if name in yolov5.SHELLS:
             pairs.append((yolov5.SHELLS[name], name))
             continue
-        module, attribute = known[name]
-        found = getattr(importlib.import_module(module), attribute, None)
+        if name in ultralytics_package.NAMES:
+            found = ultralytics_package.resolve(name)
+        else:
+            module, attribute = known[name]
+            found = getattr(importlib.import_module(module), attribute, None)
         if found is not None:
             pairs.append((found, name))
     return pairs

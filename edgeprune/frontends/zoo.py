@@ -1,4 +1,7 @@
-"""Architectures by name: ``timm:NAME``, ``torchvision:NAME`` or ``file.py:factory``. Weights are never downloaded."""
+"""Architectures by name: ``timm:NAME``, ``torchvision:NAME``, ``ultralytics:NAME`` or ``file.py:factory``.
+
+Weights are never downloaded.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from typing import Any, Literal, cast
 from torch import nn
 
 from edgeprune.errors import BadModel, BadOption, MissingPackage, nearest
+from edgeprune.frontends import ultralytics, ultralytics_package
 from edgeprune.model import ModelSpec, first_line
 
 _IMAGENET_CLASSES = 1000
-_FORMS = "timm:NAME, torchvision:NAME or file.py:factory"
+_FORMS = "timm:NAME, torchvision:NAME, ultralytics:NAME or file.py:factory"
 _user_folders: set[Path] = set()  # whose files were imported: tells their siblings from other modules
 
 
@@ -28,7 +32,7 @@ class Arch:
     """A parsed ``--arch``: where the network comes from and its name there. ``file`` is the user's own file, if it is
     one."""
 
-    origin: Literal["timm", "torchvision", "file"]
+    origin: Literal["timm", "torchvision", "ultralytics", "file"]
     name: str
     file: Path | None = None
 
@@ -42,8 +46,12 @@ class Arch:
             return Arch("timm", name)
         if left == "torchvision":
             return Arch("torchvision", name)
+        if left == "ultralytics":
+            return Arch("ultralytics", name)
         if not left.endswith(".py"):
-            raise BadOption(f"--arch {text!r}: {left!r} is neither timm, torchvision nor a .py file; give {_FORMS}")
+            raise BadOption(
+                f"--arch {text!r}: {left!r} is neither timm, torchvision, ultralytics nor a .py file; give {_FORMS}"
+            )
         path = Path(left)
         if not path.is_file():
             raise BadOption(f"--arch {text!r}: there is no file {left}")
@@ -53,8 +61,9 @@ class Arch:
 def build(arch: str, classes: int | None = None) -> tuple[nn.Module, ModelSpec | None]:
     """Return a randomly initialised network and what its origin says about its input, None where that is nothing.
 
-    ``classes`` is the number of outputs asked of timm and torchvision (None: their own, 1000); a user's factory decides
-    alone. Raises BadOption for an unknown name, MissingPackage, and BadModel when the factory fails.
+    ``classes`` is the number of outputs asked of timm, torchvision and ultralytics (None: their own, 1000 or 80); a
+    user's factory decides alone. Raises BadOption for an unknown name, MissingPackage, and BadModel when the factory
+    fails.
 
     The spec comes from timm's or the user's ``pretrained_cfg``, or from the transforms of torchvision's first published
     weights; its shape is (1, C, H, W).
@@ -65,6 +74,8 @@ def build(arch: str, classes: int | None = None) -> tuple[nn.Module, ModelSpec |
     if parsed.origin == "timm":
         module = _from_timm(parsed.name, classes)
         return module, declared(module, arch)
+    if parsed.origin == "ultralytics":
+        return ultralytics.build(ultralytics_package.build(parsed.name, classes), None, f"--arch {arch}")
     return _from_torchvision(parsed.name, classes), _torchvision_spec(parsed.name)
 
 
@@ -92,8 +103,11 @@ def declared(module: object, label: str) -> ModelSpec | None:
 def head(module: nn.Module, arch: str) -> str | None:
     """Return the qualified name of the layer of a timm or torchvision network that gives the class scores, if there
     is one."""
-    if Arch.parse(arch).origin == "file":
+    origin = Arch.parse(arch).origin
+    if origin == "file":
         return None
+    if origin == "ultralytics":
+        return ultralytics.class_layer(module)
     declared = getattr(module, "pretrained_cfg", {}).get("classifier")
     if isinstance(declared, str):
         return declared
