@@ -35,15 +35,14 @@ def yolov5(head: Head, student: Tensor, teacher: Tensor) -> Tensor:
     objects = _divergence(objectness, wanted_objectness)
     weighted = yolov5_loss.BOX * apart + yolov5_loss.CLASS * head.classes / 80 * kinds
 
-    cells = [rows * columns for rows, columns in head.grids()]
     parts = [
         yolov5_loss.object_gain(head) * balance * one.mean() + (held * other).sum() / held.sum().clamp(min=1)
         for balance, one, held, other in zip(
-            yolov5_loss.balance(head), objects.split(cells, 2), belief.split(cells, 2), weighted.split(cells, 2),
+            yolov5_loss.balance(head), head.levels(objects), head.levels(belief), head.levels(weighted),
             strict=True,
         )
     ]  # fmt: skip
-    return len(student) * 3 / len(cells) * torch.stack(parts).sum()
+    return len(student) * 3 / len(parts) * torch.stack(parts).sum()
 
 
 def yolov8(head: Head, student: Tensor, teacher: Tensor) -> Tensor:

@@ -125,10 +125,15 @@ class Head:
         """
         self.check(raw.shape)
         if self.format == "yolov5":
-            cells = raw.unflatten(1, (self.per_cell, 5 + self.classes)).transpose(2, 3)
+            cells = raw.reshape(len(raw), self.per_cell, 5 + self.classes, self.positions()).transpose(2, 3)
             return cells[..., :4], cells[..., 4], cells[..., 5:]
-        boxes, classes = raw.split([4 * self.bins, self.classes], dim=1)
-        return boxes.transpose(1, 2).unflatten(2, (4, self.bins)), None, classes.transpose(1, 2)
+        boxes, classes = raw[:, : 4 * self.bins], raw[:, 4 * self.bins :]
+        sides = boxes.reshape(len(raw), 4, self.bins, self.positions())
+        return sides.permute(0, 3, 1, 2), None, classes.transpose(1, 2)
+
+    def levels(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return views of ``values`` (n, A, P, ...), one a level, cut along P."""
+        return torch.split(values, [rows * columns for rows, columns in self.grids()], 2)
 
     def boxes(self, logits: Tensor) -> Tensor:
         """Return boxes xyxy in pixels of the input, differentiable: (n, A, P, 4) or, for yolov8, (n, P, 4).
@@ -175,9 +180,10 @@ class Head:
             scores = scores.masked_fill(~(sound[..., None] & classes.isfinite()), 0.0)
         if objectness is None:
             return boxes[0], scores[0]
-        cells = [rows * columns for rows, columns in self.grids()]
-        by_level = [torch.cat([part.flatten(0, 1) for part in x[0].split(cells, 1)]) for x in (boxes, scores)]
-        return by_level[0], by_level[1]
+        return self._by_level(boxes), self._by_level(scores)
+
+    def _by_level(self, values: Tensor) -> Tensor:
+        return torch.cat([part[0].flatten(0, 1) for part in self.levels(values)])
 
 
 def _read(head: Mapping[str, Any], key: str, read: Callable[[Any], _Value]) -> _Value:

@@ -104,7 +104,8 @@ def _overlaps(found: NDArray[np.float32], truth: NDArray[np.float32], crowd: NDA
     shared = np.clip(across, 0, None) * np.clip(down, 0, None)
     area = (wide * high)[:, None]
     union = np.where(crowd, area, area + w * h - shared)
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    result: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return result
 
 
 def _greedy(overlaps: NDArray[np.float64], real: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -142,7 +143,9 @@ def weighted_map(matches: Sequence[Matches], weights: NDArray[np.int64]) -> NDAr
     values = np.stack([weighted_ap(one, columns) for one in matches])
     counted = ~np.isnan(values)
     total = np.where(counted, values, 0.0).sum(0)
-    return np.divide(total, counted.sum(0), out=np.full(len(weights), np.nan), where=counted.any(0))
+    result: NDArray[np.float64] = np.full(len(weights), np.nan)
+    np.divide(total, counted.sum(0), out=result, where=counted.any(0))
+    return result
 
 
 def weighted_ap(matches: Matches, columns: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -171,7 +174,8 @@ def weighted_ap(matches: Matches, columns: NDArray[np.float64]) -> NDArray[np.fl
                 np.cumsum(arriving @ columns[:, part], axis=0),
                 objects[part],
             )
-    return np.where(objects > 0, total / len(IOUS), np.nan)
+    result: NDArray[np.float64] = np.where(objects > 0, total / len(IOUS), np.nan)
+    return result
 
 
 def _interpolated(
@@ -189,4 +193,5 @@ def _interpolated(
 def _reached(recall: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how many of ``RECALLS`` do not exceed each recall: exactly, as a table of doubles is compared with."""
     step = np.minimum((recall * (len(RECALLS) - 1)).astype(np.intp), len(RECALLS) - 2)
-    return step + (RECALLS[step] <= recall) + (RECALLS[step + 1] <= recall).astype(np.float64)
+    result: NDArray[np.float64] = step + (RECALLS[step] <= recall) + (RECALLS[step + 1] <= recall).astype(np.float64)
+    return result

@@ -82,12 +82,10 @@ def _coco(found: Sequence[Detections], truth: Sequence[Truth], classes: int) -> 
     metric.update([_prediction(f) for f in found], [_target(t, classes) for t in truth])
     summary = metric.compute()
     tables = summary["precision"][:, :, :, 0, -1].numpy()  # (IoU, recall, class) over objects of all sizes; -1: none
-    per_class = {
-        int(label): float(table.mean())
-        for label, table in zip(summary["classes"].tolist(), np.moveaxis(tables, 2, 0), strict=True)
-        if table.min() >= 0
-    }
-    at50 = [table[0].mean() for table in np.moveaxis(tables, 2, 0) if table.min() >= 0]
+    labels = np.atleast_1d(summary["classes"].numpy()).tolist()  # torchmetrics gives a lone class as a scalar
+    known = {label: tables[:, :, i] for i, label in enumerate(labels) if tables[:, :, i].min() >= 0}
+    per_class = {label: float(table.mean()) for label, table in known.items()}
+    at50 = [table[0].mean() for table in known.values()]
     return float(np.mean(list(per_class.values()))), float(np.mean(at50)), per_class
 
 

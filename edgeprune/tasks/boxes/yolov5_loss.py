@@ -99,7 +99,7 @@ def loss(head: Head, raw: Tensor, targets: Tensor, ignored: Tensor) -> Tensor:
     scale = 3 / len(cells)
     parts = [
         weight * one.sum() / kept.sum().clamp(min=1)
-        for weight, one, kept in zip(balance(head), objects.split(cells, 2), counted.split(cells, 2), strict=True)
+        for weight, one, kept in zip(balance(head), head.levels(objects), head.levels(counted), strict=True)
     ]
     total = object_gain(head) * torch.stack(parts).sum()
     total = total + BOX * _means(1 - agreement, levels, len(cells))
