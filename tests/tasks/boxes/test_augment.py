@@ -151,11 +151,12 @@ def test_a_shrunken_image_leaves_grey():
 def test_slivers_are_dropped(box, kept):
     class One(Drawn):
         def __call__(self, index):
-            boxes = np.array([box], np.float32)
-            return Picture(np.zeros((3, HEIGHT, WIDTH), np.uint8), boxes, np.array([0], np.int64), boxes)
+            boxes = np.array([box, (60, 60, 90, 90)], np.float32)
+            return Picture(np.zeros((3, HEIGHT, WIDTH), np.uint8), boxes, np.array([3, 4], np.int64), boxes)
 
     result = augmented(One([box]), 0, np.random.default_rng(0), NOTHING)
-    assert len(result.boxes) == len(result.classes) == int(kept)
+    assert result.classes.tolist() == ([3, 4] if kept else [4])
+    assert len(result.boxes) == len(result.classes) and result.boxes[-1].tolist() == [60, 60, 90, 90]
 
 
 def test_mirrored_twice_is_the_picture():

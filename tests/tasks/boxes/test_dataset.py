@@ -8,6 +8,7 @@ from toy_boxes import refused, write
 
 from edgeprune.errors import BadData
 from edgeprune.tasks.boxes import dataset
+from edgeprune.tasks.boxes.annotations import Found, Labels
 
 
 def test_what_looks_like_detection(tmp_path):
@@ -56,9 +57,13 @@ def test_images_that_judge_are_not_trained_on(tmp_path):
 
 def test_links_to_one_image_are_one_image(tmp_path):
     file = toy_boxes.yolo(tmp_path)
-    link = tmp_path / "images" / "val" / "link.png"
-    link.symlink_to(tmp_path / "images" / "train" / "train0.png")
-    assert [f.name for f in dataset.read(file).train.files] == ["train1.png", "train2.png"]
+    folder = tmp_path / "images"
+    (folder / "val" / "link.png").symlink_to(folder / "train" / "train0.png")
+    (folder / "train" / "link.png").symlink_to(folder / "val" / "val0.png")
+    (folder / "train" / "other.png").symlink_to(folder / "train" / "train2.png")
+    source = dataset.read(file)
+    assert [f.name for f in source.train.files] == ["other.png", "train1.png"]
+    assert source.notes[0] == "train: 1 image is named twice and used once"
 
 
 def test_train_and_val_the_same(tmp_path):
@@ -115,6 +120,20 @@ def test_the_digest_sees_ignored_regions_apart_from_boxes(tmp_path):
     second = toy_boxes.kitti(tmp_path / "b", text=toy_boxes.kitti_line("Car") + toy_boxes.kitti_line("DontCare"))
     third = toy_boxes.kitti(tmp_path / "c")
     assert digest(first) == digest(second) != digest(third)
+
+
+def test_the_digest_tells_boxes_from_regions_of_the_same_bytes(tmp_path):
+    file = toy_boxes.image(tmp_path / "a.png")
+    boxes, regions = np.zeros((2, 4), np.float32), np.zeros((3, 4), np.float32)
+    both = [
+        Labels(boxes, np.zeros(2, np.int64), regions[:0]),
+        Labels(boxes[:0], np.zeros(0, np.int64), regions),
+    ]
+    digests = []
+    for labels in both:
+        digests.append(hashlib.sha256())
+        Found("val", (file,), (labels,), ("",), ((40, 20),)).update(digests[-1])
+    assert digests[0].digest() != digests[1].digest()
 
 
 def test_a_file_that_vanished_is_named(tmp_path):

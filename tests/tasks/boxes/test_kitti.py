@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import toy_boxes
@@ -5,6 +7,7 @@ from toy_boxes import kitti, kitti_line, refused, write
 
 from edgeprune.errors import BadData
 from edgeprune.tasks.boxes import dataset
+from edgeprune.tasks.boxes.drives import drives_of
 from edgeprune.tasks.boxes.kitti import read_labels
 from edgeprune.tasks.boxes.mending import Mended
 from edgeprune.tasks.images import EXTENSIONS
@@ -148,6 +151,11 @@ def test_a_mapping_that_does_not_fit(tmp_path):
     refused(tmp_path, message, tmp_path)
     rand.unlink()
     assert set(dataset.read(tmp_path).train.drives) == {""}
+
+
+def test_the_drive_nearest_to_the_end_of_the_path_counts():
+    file = Path("2011_09_26_drive_0001_sync/2011_10_03_drive_0042_extract/image_2/0000000007.png")
+    assert drives_of([file, Path("a.png")], Path("nowhere")) == ("2011_10_03_drive_0042", "")
 
 
 def test_raw_names_are_drives(tmp_path):
