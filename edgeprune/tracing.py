@@ -93,6 +93,7 @@ def _rows(
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=inputs, verbose=False)
+            _keep_flattens(graph)
             found = list(graph.get_all_groups(ignored_layers=[]))
     except Exception as error:
         why = f"the dependency graph of this model cannot be built ({type(error).__name__}: {first_line(error)})"
@@ -100,6 +101,28 @@ def _rows(
         return [Group(name, size[0], locked=why) for name, size in layers if size]
     rows = [_row(graph, group, names, order, shared) for group in found]
     return sorted(rows, key=lambda row: order.get(row.name, math.inf))
+
+
+def _keep_flattens(graph: Any) -> None:
+    """Let only those reshapes multiply channels that flatten maps (n, c, h, w) to features (n, c·h·w).
+
+    torch-pruning asks autograd for a reshape's size by the name of torch 1.x and, unanswered, takes any that lies
+    between two widths for a flatten. Around attention such factors multiply without end.
+    """
+    from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
+    from torch_pruning.ops import OPTYPE
+
+    for node in graph.module2node.values():
+        size = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
+        if node.type != OPTYPE.RESHAPE or len(size) < 3:
+            continue
+        edges = [*node.dependencies]
+        edges += [d for beside in (*node.inputs, *node.outputs) for d in beside.dependencies if d.target is node]
+        factors = [d for d in edges if isinstance(d.index_mapping[0], _FlattenIndexMapping)]
+        if any(len(size) != 4 or d.index_mapping[0]._stride != size[2] * size[3] for d in factors):
+            node.type = OPTYPE.ELEMENTWISE  # mappings are made anew for every group, for reshapes
+            for dependency in factors:
+                dependency.index_mapping[0] = None
 
 
 def _row(
