@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgeprune import activations
-from edgeprune.errors import BadModel
+from edgeprune import activations, masks
+from edgeprune.errors import BadModel, UnmetRequirement
 from edgeprune.groups import Group, Plan
 from edgeprune.model import Surgery, TorchModel
 
@@ -52,18 +53,23 @@ def apply(model: TorchModel, groups: Sequence[Group], plan: Plan) -> TorchModel:
 
     ``groups`` must have been traced from this very model. An empty or whole plan gives an equal copy.
     """
-    surgery = resolve(model.module, groups, plan)
-    module = cut(copy.deepcopy(model.module), surgery)
-    return TorchModel(module, model.spec, model.inputs, compose(model.surgery, surgery))
+    return rebuild(model, resolve(model.module, groups, plan))
 
 
 def rebuild(original: TorchModel, surgery: Surgery) -> TorchModel:
     """Return a copy of the original cut by recorded indices; its remaining weights are the original's.
 
-    Raises BadModel when the indices do not fit this module.
+    Where the original is masked already, a cut layer keeps the mask of what is left of it. Raises BadModel when the
+    indices do not fit this module, and UnmetRequirement for a cut through the fours of a 2:4 mask.
     """
+    for name, entry in original.surgery.masks.items():
+        if entry == masks.HALF and surgery.kept.get(name, (None, None))[1] is not None:
+            raise UnmetRequirement(f"{name} has a 2:4 mask over its input channels; remove channels before masking")
     module = cut(copy.deepcopy(original.module), surgery)
-    return TorchModel(module, original.spec, original.inputs, compose(original.surgery, surgery))
+    whole = compose(original.surgery, surgery)
+    left = masks.recounted(module, {n: e for n, e in whole.masks.items() if n in surgery.kept})
+    whole = replace(whole, masks={**whole.masks, **left, **surgery.masks})
+    return TorchModel(module, original.spec, original.inputs, whole)
 
 
 def resolve(module: nn.Module, groups: Sequence[Group], plan: Plan) -> Surgery:
@@ -94,19 +100,24 @@ def resolve(module: nn.Module, groups: Sequence[Group], plan: Plan) -> Surgery:
 def compose(first: Surgery, second: Surgery) -> Surgery:
     """Return the one surgery that does ``first`` and then ``second``, in indices of the original module.
 
-    A dropped block takes its activations along.
+    A dropped block takes its activations and masks along.
     """
     dropped = first.dropped + tuple(d for d in second.dropped if d not in first.dropped)
     kept = {name: side for name, side in first.kept.items() if not _inside(name, dropped)}
     for name, (out, inp) in second.kept.items():
         before_out, before_in = kept.get(name, (None, None))
         kept[name] = (_through(before_out, out), _through(before_in, inp))
-    kinds = {**first.activations, **second.activations}
-    return Surgery(kept, dropped, {name: kind for name, kind in kinds.items() if not _inside(name, dropped)})
+    kinds, entries = {**first.activations, **second.activations}, {**first.masks, **second.masks}
+    return Surgery(
+        kept,
+        dropped,
+        {name: kind for name, kind in kinds.items() if not _inside(name, dropped)},
+        {name: entry for name, entry in entries.items() if not _inside(name, dropped)},
+    )
 
 
 def cut(module: nn.Module, surgery: Surgery) -> nn.Module:
-    """Slice ``module`` in place, put its activations in, and return it.
+    """Slice ``module`` in place, put its activations in and its masks on, and return it.
 
     Raises BadModel when an index or a name does not fit.
     """
@@ -127,6 +138,7 @@ def cut(module: nn.Module, surgery: Surgery) -> nn.Module:
             _slice(target, out, inp)
         except (IndexError, RuntimeError) as error:
             raise BadModel(f"the plan's indices do not fit {name!r}: {error}") from error
+    masks.put_on(module, surgery.masks)
     return module
 
 

@@ -12,10 +12,8 @@ from edgeprune.compiler.recut import Recut
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import Infeasible, UnmetRequirement
-from edgeprune.groups import CostModel, aligned, plan_of
-from edgeprune.importance import scores
+from edgeprune.groups import CostModel, aligned
 from edgeprune.passes.lowering import lowerable_names
-from edgeprune.surgery import resolve
 
 MARGIN = 0.01
 """Share of a size ceiling that the search leaves unused: kept counts come in steps and a graph has its own bytes."""
@@ -24,13 +22,9 @@ MARGIN = 0.01
 def exceeded(workshop: Workshop, candidate: Finished) -> list[str]:
     """Return the quantities whose ceiling a finished candidate breaks; what only the clock can tell is measured."""
     source = workshop.source
-    found = {
-        "size": (candidate.size_bytes, source.size_bytes),
-        "macs": (candidate.macs, source.macs),
-        "parameters": (candidate.parameters, source.parameters),
-    }
+    found, whole = candidate.counts(), source.counts()
     limits = workshop.means.budget.ceilings()
-    broken = [q for q, (value, whole) in found.items() if q in limits and value > limits[q].resolve(whole)]
+    broken = [q for q, value in found.items() if q in limits and value > limits[q].resolve(whole[q])]
     if "latency" in limits and not _fast_enough(workshop, candidate, limits["latency"]):
         broken.append("latency")
     return broken
@@ -77,10 +71,11 @@ class Ceilings:
         """Return the ceilings that a search's action wall can hold, on MACs and parameters.
 
         A size in bytes becomes a ceiling on parameters: an artifact is a fixed part and so many bytes a parameter, by
-        the two of ``known`` that lie nearest to the ceiling. MARGIN is left for what that line does not tell.
+        the two of ``known`` that lie nearest to the ceiling. MARGIN is left for what that line does not tell. Masks
+        leave the size as it is, so that no search of theirs can aim at one.
         """
         limits = {q: limit for q, limit in self.absolute.items() if q != "size"}
-        if "size" in self.absolute:
+        if "size" in self.absolute and self.tools.sparsify.granularity == "channel":
             wanted = self.absolute["size"] * (1.0 - MARGIN)
             one, *others = sorted(self.known, key=lambda known: abs(known.size_bytes - wanted))
             rates = (
@@ -99,7 +94,8 @@ class Ceilings:
 
         Raises Infeasible, naming what can be reached, when no width at all keeps a ceiling.
         """
-        if self.workshop.means.cost == "measured" and (not self or self.latency is not None):
+        masked = self.tools.sparsify.granularity != "channel"
+        if self.workshop.means.cost == "measured" and (not self or self.latency is not None) and not masked:
             narrow = aligned(cost, self.workshop.means.board.widest_multiple)
             try:
                 self._require_reachable("the smallest reachable, aligned", narrow)
@@ -127,9 +123,9 @@ class Ceilings:
         smallest = Space(cost, {q: limit for q, limit in self.absolute.items() if q != "size"}).minimum()
         if "size" not in self.absolute and self.latency is None:
             return
-        original = self.workshop.original
-        ranking = scores(original, cost.groups, "l2", None, self.workshop.means.seed)
-        cuts = resolve(original.module, cost.groups, plan_of(cost.groups, smallest, ranking))
+        original, search = self.workshop.original, dataclasses.replace(self.tools.sparsify, criterion="l2")
+        ranking = search.ranking(original, cost.groups, None, self.workshop.means.seed)
+        cuts = search.surgery(original, cost.groups, smallest, ranking)
         probe = self.untrained(name, [Recut.of(cuts)])
         self.known.append(probe)
         if probe.size_bytes > self.absolute.get("size", math.inf):

@@ -56,6 +56,7 @@ def _headline(report: Report) -> list[dict[str, str]]:
         ("Size", wording.size, a.size_bytes, b.size_bytes, "exact"),
         ("MACs", wording.count, a.macs, b.macs, "exact"),
         ("Parameters", wording.count, a.parameters, b.parameters, "exact"),
+        *_unmasked(a, b),
         ("Energy a run", wording.millijoules, *energy, b.measurement.energy_source),
     ]
     cards = []
@@ -71,6 +72,18 @@ def _headline(report: Report) -> list[dict[str, str]]:
         "after": _unbroken(wording.points, score.drop if score else None), "ratio": "",
         "source": "unavailable" if score is None else f"{score.split} split, n = {score.n}"})
     return cards
+
+
+def _unmasked(
+    a: Candidate, b: Candidate
+) -> list[tuple[str, Callable[[float | None], str], float | None, float | None, str]]:
+    """Return the cards of a masked result: what is not zero, and what compressing makes of the zeros."""
+    if b.nonzero_parameters is None:
+        return []
+    return [
+        ("Parameters not zero", wording.count, a.parameters, b.nonzero_parameters, "exact"),
+        ("Size, compressed", wording.size, a.compressed_bytes, b.compressed_bytes, "exact"),
+    ]
 
 
 def _checks(report: Report) -> list[dict[str, Any]]:

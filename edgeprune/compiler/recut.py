@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from edgeprune import surgery
 from edgeprune.activations import CHEAPER
+from edgeprune.masks import HALF
 from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
@@ -53,4 +54,6 @@ def read_cuts(raw: Any) -> Surgery:
         raise ValueError("its cuts are not indices and names")
     if not all(isinstance(k, str) and isinstance(v, str) and v in CHEAPER for k, v in found.activations.items()):
         raise ValueError(f"its activations are not names and kinds ({', '.join(CHEAPER)})")
+    if not all(isinstance(k, str) and (v == HALF or (type(v) is int and v >= 0)) for k, v in found.masks.items()):
+        raise ValueError(f"its masks are not names and numbers of weights (or {HALF})")
     return found

@@ -19,7 +19,6 @@ from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
 from edgeprune.passes.sparsify import Sparsify
-from edgeprune.tracing import trace
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
@@ -56,7 +55,7 @@ class Strategy:
         """
         quantized = self.workshop.finish("quantized-only", [self.tools.export, self.tools.quantize])
         self.outcome.candidates["quantized-only"] = quantized
-        cost = trace(self.workshop.original, tuple(self.workshop.means.board.channel_multiples.values()))
+        cost = self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
         ceilings = Ceilings(self.workshop, self.tools, quantized)
         if not any(len(g.options()) > 1 for g in cost.groups):
             if not ceilings.fits(quantized):
@@ -195,10 +194,11 @@ class Strategy:
 
     def _fastest(self, held: list[Finished]) -> Finished:
         """Return the fastest of the candidates that hold the floor: by the clock, or by MACs where no clock may
-        decide.
+        decide, and where zeros make no difference to it.
         """
-        if self.workshop.means.cost != "measured" or len(held) == 1:
-            return min(held, key=lambda c: c.macs)
+        masked = self.tools.sparsify.granularity != "channel"
+        if self.workshop.means.cost != "measured" or len(held) == 1 or masked:
+            return min(held, key=lambda c: c.counts()["macs"])
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
         return min(timed, key=lambda pair: (pair[0].ratio or math.inf, pair[1].macs))[1]
 

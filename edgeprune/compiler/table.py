@@ -84,9 +84,13 @@ def _candidates(report: Report) -> Table:
     for title in ("p50", "ratio", "size", "MACs", "score", "drop"):
         table.add_column(title, justify="right", overflow="fold")
     table.add_column("convolutions", overflow="fold")
+    masked = any(c.nonzero_parameters is not None for c in report.candidates)
+    if masked:
+        table.add_column("compressed", justify="right", overflow="fold")
+        table.add_column("not zero", justify="right", overflow="fold")
     for candidate in report.candidates:
         score = candidate.score
-        cells = (
+        cells: tuple[str, ...] = (
             f"{'▶' if candidate.chosen else ' '} {candidate.name}",
             wording.milliseconds(wording.p50(candidate)) + ("*" if candidate.measurement.noisy else ""),
             wording.ratio(wording.latency_ratio(candidate, report.baseline)),
@@ -95,8 +99,13 @@ def _candidates(report: Report) -> Table:
             wording.points(score.drop if score else None).removesuffix(" points"),
             wording.precisions(candidate),
         )
+        if masked:
+            left = candidate.parameters if candidate.nonzero_parameters is None else candidate.nonzero_parameters
+            cells = (*cells, wording.size(candidate.compressed_bytes), wording.count(left))
         table.add_row(*map(Text, cells), style="bold" if candidate.chosen else None)
     noisy = any(c.measurement.noisy for c in report.candidates)
     table.caption = "▶ chosen   drop in points" + ("   * noisy: not ranked by time" if noisy else "")
+    if masked:
+        table.caption += "   not zero: parameters that are not"
     table.caption_justify = "left"
     return table

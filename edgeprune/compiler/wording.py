@@ -111,6 +111,8 @@ def pruning_gain(report: Report) -> str:
     speed = share(latency_ratio(both, report.baseline), latency_ratio(alone, report.baseline))
     parts = [f"{name} at {ratio(value)}" for name, value in (
         ("p50", speed), ("size", share(both.size_bytes, alone.size_bytes)), ("MACs", share(both.macs, alone.macs)),
+        ("compressed size", share(both.compressed_bytes, alone.compressed_bytes)),
+        ("weights that are not zero", share(both.nonzero_parameters, alone.parameters)),
     ) if value is not None]
     sentence = "What pruning added over quantization alone was not measured"
     if parts:

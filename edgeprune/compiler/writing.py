@@ -157,7 +157,7 @@ def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
     searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
     cuts = dataclasses.replace(chosen.torch.surgery, activations={}) if chosen.torch is not None else None
     recut = Recut.of(cuts, searched.options["recalibration"] if searched else 0) if cuts else None
-    early = itertools.takewhile(lambda s: s.name in (*_CUTTING, "activation"), chosen.steps)
+    early = itertools.takewhile(lambda s: s.name != "finetune", chosen.steps)
     place = max((i for i, s in enumerate(early) if s.name in _CUTTING), default=0)
     for i, step in enumerate(chosen.steps):
         if i == place and recut is not None:

@@ -26,8 +26,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
     the task softens) against the label loss. ``average`` in [0, 1) is the decay of a running average of the weights
     (Polyak and Juditsky, 1992); where it is above 0, the average is what is scored and kept. Training ends early when
     ``patience`` epochs in a row did not raise the score; 0 goes on to the end. The epoch before training counts as one
-    of those to keep. Resumes from the last finished epoch; an epoch is a function of (weights, optimizer state, seed,
-    epoch), so a resumed run gives the same bytes.
+    of those to keep. Masked weights stay at zero. Resumes from the last finished epoch; an epoch is a function of
+    (weights, optimizer state, seed, epoch), so a resumed run gives the same bytes.
     """
 
     name = "finetune"

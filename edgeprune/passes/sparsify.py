@@ -7,22 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
-from edgeprune import find, importance, surgery
+from edgeprune import find, importance, layers
 from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
-from edgeprune.model import TorchModel
+from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.profiles.board import Board
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.report import Evaluation, GroupRow, SearcherRow
+from edgeprune.surgery import rebuild, resolve
+from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
 
+Granularity = Literal["channel", "element", "2:4"]
 TABLE_BASELINES = ("greedy", "knapsack")
 
 
@@ -36,6 +40,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each.
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
     is started from the best plans of uniform, random, greedy and knapsack.
+
+    ``granularity`` says what goes: whole channels, single weights of every layer (``element``), or two of every four
+    (``2:4``). Masks go by the weights' magnitude alone, so ``criterion`` and ``aligned`` mean nothing to them; limits
+    are then on what is not zero, while the artifact computes with the zeros too.
     """
 
     name = "sparsify"
@@ -49,12 +57,35 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     recalibration: int = 1024
     images: int = 2000
     aligned: bool = False
+    granularity: Granularity = "channel"
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
         for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1)):
             if getattr(self, option) < least:
                 raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
+        if self.granularity not in get_args(Granularity):
+            raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(get_args(Granularity))}")
+
+    def rows(self, model: TorchModel, board: Board) -> CostModel:
+        """Return what the search chooses about, with its cost algebra: groups of channels, or layers."""
+        if self.granularity != "channel":
+            return layers.rows(model, self.granularity)
+        return trace(model, tuple(board.channel_multiples.values()))
+
+    def ranking(self, model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> importance.Scores:
+        """Return which channels of each group matter least; nothing for masks, whose weights tell it themselves."""
+        if self.granularity != "channel":
+            return {}
+        return importance.scores(model, groups, self.criterion, task, seed)
+
+    def surgery(
+        self, model: TorchModel, groups: Sequence[Group], widths: Widths, ranking: importance.Scores
+    ) -> Surgery:
+        """Return what a plan over ``rows`` does to ``model``."""
+        if self.granularity != "channel":
+            return Surgery(masks=layers.chosen(model.module, groups, widths))
+        return resolve(model.module, groups, plan_of(groups, widths, ranking))
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
@@ -62,16 +93,19 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise UnmetRequirement("a search needs a task to score its plans; give --data")
         if not self.limits:
             raise UnmetRequirement("a search needs a ceiling on macs or parameters")
+        if self.granularity != "channel" and model.surgery.masks:
+            raise UnmetRequirement("this model is masked already; let one search choose all of its masks")
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the model cut by the best plan found, its batch norms re-estimated."""
-        cost = trace(model, tuple(ctx.board.channel_multiples.values()))
-        if self.aligned:
+        cost = self.rows(model, ctx.board)
+        if self.aligned and self.granularity == "channel":
             cost = aligned(cost, ctx.board.widest_multiple)
         space = Space(cost, dict(self.limits))
-        ranking = importance.scores(model, cost.groups, self.criterion, ctx.task, ctx.seed)
+        ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
         judge = _Judge(model, cost.groups, ranking, ctx, self)
-        memo = ctx.journal(f"plans-{model.digest()}-{self.criterion}-{self.recalibration}-{self.images}")
+        by = self.criterion if self.granularity == "channel" else self.granularity
+        memo = ctx.journal(f"plans-{model.digest()}-{by}-{self.recalibration}-{self.images}")
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
         with judge.running():
@@ -83,7 +117,11 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
             )
         _record(ctx, space, evaluator, baselines, trace_, best, seconds)
-        ctx.record("plan", group_rows(cost, best))
+        plan = group_rows(cost, best)
+        if self.granularity != "channel":
+            plan = [_in_weights(row, model, group) for row, group in zip(plan, cost.groups, strict=True)]
+        ctx.record("plan", plan)
+        ctx.record("granularity", self.granularity)
         return judge.cut(best)
 
     def _search(self, env: SparsityEnv, ctx: Context) -> tuple[list[Trace], Trace]:
@@ -126,6 +164,7 @@ class _Judge:
     ) -> None:
         assert ctx.task is not None
         self._model, self._groups, self._ranking, self._ctx, self._task = model, groups, ranking, ctx, ctx.task
+        self._surgery = options.surgery
         self._bar: Any = None
         self._total = options.evaluations
         size = next(s.n for s in self._task.splits() if s.name == "search")
@@ -158,8 +197,8 @@ class _Judge:
             yield score
 
     def cut(self, widths: Widths) -> TorchModel:
-        """Return the model cut to ``widths`` with its batch norms re-estimated."""
-        smaller = surgery.apply(self._model, self._groups, plan_of(self._groups, widths, self._ranking))
+        """Return the model cut to ``widths``, or masked, with its batch norms re-estimated."""
+        smaller = rebuild(self._model, self._surgery(self._model, self._groups, widths, self._ranking))
         if self._calibration:
             recalibrate(smaller.module, self._calibration)
         return smaller
@@ -187,6 +226,13 @@ def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
             )
         )
     return rows
+
+
+def _in_weights(row: GroupRow, model: TorchModel, group: Group) -> GroupRow:
+    """Return a layer's row with numbers of weights where the search has eighths."""
+    kept, *ladder = (layers.counted(model.module, group, width) for width in (row.kept, *row.ladder))
+    whole = layers.counted(model.module, group, group.channels)
+    return row.model_copy(update={"channels": whole, "kept": kept, "ladder": tuple(ladder), "unit": "weights"})
 
 
 def _best(traces: Sequence[Trace]) -> Widths | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeprune import masks
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context
@@ -47,6 +48,7 @@ class Training:
         layout: dict[str, Any] = {"device": ctx.device, "memory_format": torch.channels_last}
         module = model.clone().module.to(**layout)
         averaged = copy.deepcopy(module).eval() if average else module
+        masks.hold(module, model)
         teacher = ctx.original.clone().module.to(**layout).eval()
         parameters = _decayed(module, weight_decay)
         optimizer = torch.optim.SGD(parameters, lr=1.0, momentum=momentum, nesterov=momentum > 0)

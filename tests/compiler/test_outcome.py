@@ -29,6 +29,10 @@ class Made:
     ratio: float = 1.0
     parameters: int = 10
     steps: tuple[Any, ...] = ()
+    nonzero: dict[str, float] | None = None
+
+    def counts(self) -> dict[str, float]:
+        return {"size": self.size_bytes, "macs": self.macs, "parameters": self.parameters, **(self.nonzero or {})}
 
     @property
     def score(self) -> Score:
@@ -118,6 +122,36 @@ def test_every_candidate_gets_a_remark() -> None:
     }
     _, remarks = chosen(Q, P, max_size=Limit(0.1, True))
     assert remarks["quantized-only"] == "best found; breaks the size ceiling"
+
+
+MASKED = Made("pruned-quantized", size_bytes=250, ratio=0.505, nonzero={"macs": 40.0, "parameters": 4})
+
+
+@pytest.mark.parametrize(
+    ("made", "options", "winner"),
+    [
+        ((Q, MASKED), {}, "pruned-quantized"),  # as fast as Q for the clock: then what was asked for decides
+        ((Q, changed(MASKED, ratio=0.6)), {}, "quantized-only"),
+        ((Q, changed(MASKED, wrong=90)), {}, "quantized-only"),
+        ((Q, changed(MASKED, name="pruned-only", size_bytes=1000, ratio=0.505), MASKED), {}, "pruned-only"),
+        ((Q, MASKED), {"max_parameters": Limit(0.4, True), "drop": None}, "pruned-quantized"),
+        ((Q, changed(MASKED, wrong=80)), {"max_parameters": Limit(0.39, True)}, "quantized-only"),
+        ((Q, changed(MASKED, size_bytes=300)), {"cost": "macs"}, "pruned-quantized"),
+        ((Q, MASKED), {"cost": "macs", "max_macs": Limit(0.4, True)}, "pruned-quantized"),
+    ],
+)
+def test_masks_win_by_what_is_not_zero_and_never_by_time(
+    made: tuple[Made, ...], options: dict[str, Any], winner: str
+) -> None:
+    assert chosen(*made, **options)[0] == winner
+
+
+def test_a_masked_winner_is_not_called_faster() -> None:
+    _, remarks = chosen(Q, MASKED)
+    assert remarks["pruned-quantized"] == (
+        "chosen: of those that hold everything at this speed, it has the fewest weights that are not zero"
+    )
+    assert remarks["quantized-only"] == "holds everything, at 0.99x of the chosen one's latency"
 
 
 def test_without_a_clock_none_is_read() -> None:

@@ -22,6 +22,7 @@ from edgeprune.compiler.toolbox import toolbox
 from edgeprune.errors import Infeasible
 from edgeprune.groups import DROP, CostModel
 from edgeprune.passes.base import Silent
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.report import Latency, Measurement, Score
 from edgeprune.tracing import trace
 
@@ -42,6 +43,9 @@ class Made:
     def size_bytes(self) -> int:
         whole = 4 if all(p.name != "quantize" for p in self.passes) else 1
         return 1000 + whole * self.parameters  # a header that no cut removes
+
+    def counts(self) -> dict[str, float]:
+        return {"size": self.size_bytes, "macs": self.macs, "parameters": self.parameters}
 
     @property
     def score(self) -> Score:
@@ -238,7 +242,7 @@ def test_what_is_out_of_reach_is_refused_before_any_search(
 def _grid(cost_model: CostModel, budget: Budget, multiple: int = 16, cost: str = "measured") -> CostModel:
     shop = Shop(cost_model, budget, cost)
     shop.means.board.widest_multiple = multiple
-    tools = SimpleNamespace(export=SimpleNamespace(name="export"), quantize=_Quantize())
+    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize())
     return Ceilings(shop, tools, shop.finish("quantized-only", ())).grid(cost_model)  # type: ignore[arg-type]
 
 

@@ -16,9 +16,10 @@ from pruning_task import Answers
 from torch.nn import functional as F
 
 from edgeprune.errors import BadModel, NoSpace, UnmetRequirement
-from edgeprune.model import TorchModel
+from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
+from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
 
 
@@ -107,6 +108,33 @@ def test_no_epochs_change_nothing_and_need_no_data(tmp_path: Path, cut: TorchMod
     step.requires(cut, ctx)
     assert equal(step.run(cut.clone(), ctx), cut)
     assert not facts and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("entry", ["half", "2:4"])
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_masks_stay_masks(entry: str, average: float, tmp_path: Path, original: TorchModel) -> None:
+    weights = {n: p.weight for n, p in original.module.named_modules() if isinstance(p, torch.nn.Conv2d)}
+    names = [n for n, w in weights.items() if entry == "half" or w.shape[1] % 4 == 0]
+    masks = {n: weights[n].numel() // 2 if entry == "half" else entry for n in names}
+    masked = rebuild(original, Surgery(masks=masks))
+    seen: list[bool] = []
+
+    class Watched(Answers):
+        def score(self, predict: Any, split: Any, indices: Any = None) -> Any:
+            module = predict.__self__.module
+            seen.extend(
+                torch.equal(module.get_parameter(f"{n}.weight") == 0, masked.module.get_parameter(f"{n}.weight") == 0)
+                for n in names
+            )
+            return super().score(predict, split, indices)
+
+    task = Watched(original, scores=[0.0, 0.1, 0.2, 0.3, 0.4])
+    better, facts = tuned(tmp_path, masked, task, average=average)
+    assert len(names) >= 2 and len(seen) == 5 * len(names) and all(seen) and facts["best_epoch"] == 4
+    for name in names:
+        before, after = (m.module.get_parameter(f"{name}.weight") for m in (masked, better))
+        assert torch.equal(before == 0, after == 0) and not torch.equal(before, after)
+    assert better.surgery == masked.surgery
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pruning_task import Answers
 from edgeprune import find, surgery
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP
+from edgeprune.layers import nonzero
 from edgeprune.model import TorchModel
 from edgeprune.passes.sparsify import Sparsify, group_rows
 from edgeprune.tracing import size_of, trace
@@ -284,3 +285,69 @@ def test_options_out_of_range() -> None:
 
 def test_the_default_agent_is_ppo() -> None:
     assert Sparsify().agent.name == "ppo"
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+
+
+def zeros(model: TorchModel) -> dict[str, float]:
+    return {
+        name: 1.0 - float(part.weight.count_nonzero()) / part.weight.numel()
+        for name, part in model.module.named_modules()
+        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+    }
+
+
+@pytest.mark.parametrize("agent", ["uniform", "random", "greedy", "knapsack"])
+def test_masks_are_searched_under_ceilings_on_what_is_not_zero(agent: str, tmp_path: Path) -> None:
+    model = toy("Residual")
+    limits = (("macs", 0.5 * size_of(model)["macs"]), ("parameters", 0.4 * size_of(model)["parameters"]))
+    options = {"granularity": "element", "limits": limits, "aligned": True}
+    cut, facts, task = search(tmp_path, agent, model=model, options=options)
+    found = nonzero(cut)
+    assert found is not None and found["macs"] <= limits[0][1] and found["parameters"] <= limits[1][1]
+    assert size_of(cut) == size_of(model), "every weight is still there"
+    assert facts["reached"] == pytest.approx(found["macs"] / size_of(model)["macs"], rel=1e-2)
+    assert task.scored == facts["evaluations"] <= 30
+    assert facts["granularity"] == "element" and cut.surgery.masks and not cut.surgery.kept
+    value = Answers(model, 48).score(cut.predict, "search").value
+    assert value == facts["best"], "the returned model is the one that was scored"
+
+
+def test_a_learning_agent_works_on_masks_too(tmp_path: Path) -> None:
+    cut, facts, _ = search(tmp_path, "ppo", options={"granularity": "element", "evaluations": 40})
+    rows = {row.name: row for row in facts["searchers"]}
+    assert rows["ppo"].evaluations > 0 and rows["ppo"].best >= facts["warm_start"]
+    for row in facts["plan"]:
+        weight = cut.module.get_parameter(f"{row.group}.weight")
+        assert (row.unit, row.channels, row.kept) == ("weights", weight.numel(), int(weight.count_nonzero()))
+        assert row.ladder[0] == row.channels and len(row.ladder) == 8
+
+
+def test_two_of_four_goes_where_it_can(tmp_path: Path) -> None:
+    cut, facts, _ = search(tmp_path, "random", 0.7, options={"granularity": "2:4"})
+    shares = zeros(cut)
+    assert set(shares.values()) == {0.0, 0.5}
+    assert {n for n, share in shares.items() if share} == set(cut.surgery.masks)
+    assert set(cut.surgery.masks.values()) == {"2:4"}
+    stem = next(row for row in facts["plan"] if row.reason)
+    assert stem.reason == "the number of channels that its filters read (3) is no multiple of 4"
+    with pytest.raises(Infeasible, match=r"is out of reach: the smallest reachable is 0\.\d+x"):
+        search(tmp_path, options={"granularity": "2:4"}, share=0.4)
+
+
+def test_masks_and_channels_do_not_share_a_journal(tmp_path: Path) -> None:
+    names: list[str] = []
+    for granularity in ("channel", "element", "2:4"):
+        search(tmp_path, share=0.8, options={"granularity": granularity},
+               journal=lambda name: names.append(name) or {})  # fmt: skip
+    assert len(set(names)) == 3
+
+
+def test_what_is_masked_is_not_masked_again(tmp_path: Path) -> None:
+    cut, _, task = search(tmp_path, options={"granularity": "element"})
+    sentence = "^this model is masked already; let one search choose all of its masks$"
+    with pytest.raises(UnmetRequirement, match=sentence):
+        search(tmp_path, model=cut, options={"granularity": "element"}, task=task)
+    with pytest.raises(ValueError, match=r"^granularity 'filter' is not one of channel, element, 2:4$"):
+        Sparsify(granularity="filter")  # type: ignore[arg-type]
