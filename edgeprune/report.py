@@ -102,6 +102,7 @@ class Measurement(_Data):
 class ScoreReport(_Data):
     """A score with the split it was taken on, its paired drop and the 95 % interval of that drop."""
 
+    metric: str = "score"
     value: float
     n: int
     split: Literal["search", "test", "synthetic"]
@@ -225,6 +226,9 @@ class Report(_Data):
     splits: list[SplitRow]
     baseline: Candidate
     result: Candidate | None
+    control: Candidate | None = Field(
+        None, description="a dense model trained in this build after the pruned one's extra epochs, on the test split"
+    )
     candidates: list[Candidate]
     probes: list[Candidate] = Field(default_factory=list, description="finished artifacts the bisection tried")
     steps: list[StepRecord]

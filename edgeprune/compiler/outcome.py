@@ -16,6 +16,7 @@ from edgeprune.compiler.strategy import Outcome
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.report import (
+    Candidate,
     CheckRow,
     Evaluation,
     GroupRow,
@@ -34,7 +35,7 @@ MASKED = (
     "masked weights are zeros that stay in the file and in the arithmetic: ceilings on MACs and parameters count the "
     "others, the size on disk counts all, and what time they take is what was measured"
 )
-ORDER = ("original", "quantized-only", "pruned-only", "pruned-quantized")
+ORDER = ("original", "quantized-only", "activations-quantized", "pruned-only", "pruned-quantized")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def conclude(
     Artifacts are filled in when they are written.
     """
     chosen = choice.finished
-    timed = {c.name: c.model for c in outcome.candidates.values()}
+    control = outcome.control
+    timed = {c.name: c.model for c in (*outcome.candidates.values(), *((control,) if control else ()))}
     workshop.means.progress.note("measuring the finished artifacts, interleaved")
     measured = workshop.measure(timed)
     for name in ("original", chosen.name):
@@ -158,6 +160,7 @@ def conclude(
         splits=[SplitRow(name=s.name, n=s.n, origin=s.origin) for s in opened.task.splits()],
         baseline=workshop.describe(workshop.source, measured["original"], truth, truth, split, compressed=masked),
         result=workshop.describe(chosen, measured[chosen.name], found, truth, split, chosen=True, compressed=masked),
+        control=_control(workshop, control, measured, truth) if control else None,
         candidates=candidates,
         probes=[workshop.describe(p) for p in outcome.probes],
         steps=workshop.steps,
@@ -168,6 +171,14 @@ def conclude(
         environment=_environment(workshop),
         notes=notes,
     )
+
+
+def _control(
+    workshop: Workshop, control: Finished, measured: Mapping[str, Measurement], truth: Score | None
+) -> Candidate:
+    score = workshop.score(control.model, "test")
+    note = "the dense model after as many more epochs as the pruned one had; not a candidate"
+    return workshop.describe(control, measured[control.name], score, truth, "test", note=note)
 
 
 def _checks(

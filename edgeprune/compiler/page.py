@@ -34,7 +34,7 @@ def render(report: Report) -> str:
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.render(
         r=report, headline=_headline(report), checks=_checks(report), pruning=wording.pruning_gain(report),
-        plots=_plots(report), text=_text, p50=wording.p50,
+        judgement=wording.judgement(report), plots=_plots(report), text=_text, p50=wording.p50,
         latency_ratio=lambda c: wording.latency_ratio(c, report.baseline),
     )
 

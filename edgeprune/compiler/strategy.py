@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgeprune.activations import smooth
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
 from edgeprune.budget import largest
@@ -22,16 +23,22 @@ from edgeprune.passes.sparsify import Sparsify
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
+WORTH = 1.05
+"""How much faster other activations must make the quantized model to be worth training for."""
 ATTEMPTS = 3
 """Trained builds at most when the first one under a size or latency ceiling comes out too large or too slow."""
 
 
 @dataclass
 class Outcome:
-    """What the strategy finished: the candidates by name, what the bisection tried on its way, and remarks."""
+    """What the strategy finished: the candidates by name, what the bisection tried on its way, and remarks.
+
+    ``control`` is a dense model trained here that went on training for as long as the pruned one did.
+    """
 
     candidates: dict[str, Finished] = field(default_factory=dict)
     probes: list[Finished] = field(default_factory=list)
+    control: Finished | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -48,6 +55,7 @@ class Strategy:
         self._asked: set[str] = set()
         self._to_come = 1
         self._aligned = False
+        self._replacing: list[AnyPass] = []
 
     def run(self) -> Outcome:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
@@ -68,10 +76,44 @@ class Strategy:
             return self.outcome
         grid = ceilings.grid(cost)
         self._aligned = grid is not cost
+        if not ceilings or ceilings.latency is not None:
+            self._replace_activations(ceilings, quantized)
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
+        if self.workshop.prepared and self.tools.trains:
+            self.outcome.control = self.workshop.finish("control", [self.tools.finetune, self.tools.export])
         return self.outcome
+
+    # --- activations ------------------------------------------------------------------------------
+
+    def _replace_activations(self, ceilings: Ceilings, quantized: Finished) -> None:
+        """Train and cut with cheaper activations from here on, if they pay on the clock and, trained, hold the floor.
+
+        Whether they pay shows without training, at the precision that the quantized-only candidate has.
+        """
+        replacing = self.tools.activation
+        if replacing.to == "none" or not self.tools.trains or self.workshop.means.cost != "measured":
+            return
+        if not smooth(self.workshop.original.module):
+            return
+        shape = ceilings.untrained("untrained, activations replaced", [replacing])
+        before, after = (self.workshop.recorded_measure(c).ratio or math.inf for c in (quantized, shape))
+        found = f"replacing activations by {replacing.to} makes {after / before:.3f}x of the quantized latency"
+        if after * WORTH > before:
+            self.outcome.notes.append(f"{found}: they stay as they are")
+            return
+        name = "activations-quantized"
+        trained = self.workshop.finish(name, [replacing, self.tools.finetune, self.tools.export, self.tools.quantize])
+        held = self.workshop.holds(trained) is not False
+        drop = 100 * self._drop(trained)
+        self.outcome.candidates[name] = trained
+        self.outcome.notes.append(
+            f"{found}, and {drop:+.2f} points of drop on the search split after training: "
+            + ("replaced" if held else "they stay as they are")
+        )
+        if held:
+            self._replacing = [replacing]
 
     # --- with a floor alone -----------------------------------------------------------------------
 
@@ -161,7 +203,8 @@ class Strategy:
         return self._noted(self.workshop.finish(name, self._full(self._cutting(limits, evaluations))))
 
     def _cutting(self, limits: Mapping[str, float], evaluations: int) -> list[AnyPass]:
-        return [self.tools.prune, self._searching(limits, evaluations)]
+        """Return the passes up to the training; a search judges with the activations that the weights know."""
+        return [self.tools.prune, self._searching(limits, evaluations), *self._replacing]
 
     def _noted(self, probe: Finished) -> Finished:
         self._asked.update(probe.fact("sparsify", "asked") or ())

@@ -26,7 +26,7 @@ def summary(report: Report) -> RenderableType:
     ]
     parts += [Text(f"  {check_line(check)}") for check in report.budget]
     if report.candidates:
-        parts += [_candidates(report), Text(wording.pruning_gain(report))]
+        parts += [_candidates(report), Text(wording.judgement(report)), Text(wording.pruning_gain(report))]
     parts += [Text(f"note: {note}") for note in report.notes]
     return Group(*parts)
 

@@ -11,6 +11,7 @@ from edgeprune import find
 from edgeprune.agents.base import Agent
 from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, UnmetRequirement
+from edgeprune.passes.activation import Activation
 from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
@@ -30,6 +31,7 @@ class Toolbox:
     """One configured pass of each kind. ``evaluations`` are the whole run's; ``data`` whether there are real images."""
 
     prune: Prune
+    activation: Activation
     sparsify: Sparsify
     finetune: Finetune
     export: Export
@@ -102,6 +104,7 @@ def toolbox(
     finetune = configure(finetune, settings.get("finetune", {}))
     return Toolbox(
         prune=configure(Prune(), settings.get("prune", {})),
+        activation=configure(Activation(), settings.get("activation", {})),
         sparsify=sparsify,
         finetune=finetune,
         export=configure(Export(), settings.get("export", {})),

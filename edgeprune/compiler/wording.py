@@ -96,6 +96,24 @@ def drop(score: ScoreReport | None) -> str:
     return f"{points(score.drop)}{spread}"
 
 
+def judgement(report: Report) -> str:
+    """Say how the result scores beside the original on the images that chose nothing, and beside the control."""
+    score, before = report.result.score if report.result else None, report.baseline.score
+    if score is None or before is None:
+        return "The result was not scored."
+    text = (
+        f"{score.metric} of the result: {percent(score.value)}, of the original {percent(before.value)}: a drop of "
+        f"{drop(score)}, 95 % interval in parentheses, paired on {score.n} images of the {score.split} split."
+    )
+    control = report.control.score if report.control else None
+    if control is not None:
+        text += (
+            f" Trained on for as many epochs as the result, the original itself comes to {percent(control.value)}, a "
+            f"drop of {drop(control)}."
+        )
+    return text
+
+
 def precisions(candidate: Candidate) -> str:
     """Write how many convolutions run at which precision, such as ``19 int8, 1 fp32``."""
     most_first = sorted(candidate.precisions.items(), key=lambda item: -item[1])

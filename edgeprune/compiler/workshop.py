@@ -94,6 +94,8 @@ class Workshop:
         prepare: Sequence[AnyPass] = (),
     ) -> None:
         self.task, self.means = task, means
+        self.prepared = bool(prepare)
+        """Whether the original was trained here, rather than given."""
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
         self.steps: list[StepRecord] = []
@@ -223,7 +225,7 @@ class Workshop:
                 score = self.task.score(predict, split)
             buffer = io.BytesIO()
             extra = {} if score.replicates is None else {"replicates": score.replicates}
-            np.savez(buffer, value=score.value, n=score.n, per_item=score.per_item, **extra)
+            np.savez(buffer, allow_pickle=False, value=score.value, n=score.n, per_item=score.per_item, **extra)
             write_atomic(folder / "score.npz", buffer.getvalue())
             finish(folder, ["score.npz"], {})
             return score
@@ -330,4 +332,5 @@ def _score_row(score: Score | None, baseline: Score | None, split: Split, task: 
     named: Literal["search", "test", "synthetic"] = (
         "synthetic" if task is not None and task.name == "synthetic" else split
     )
-    return ScoreReport(value=score.value, n=score.n, split=named, drop=drop, drop_interval=interval)
+    metric = task.metric if task is not None else "score"
+    return ScoreReport(metric=metric, value=score.value, n=score.n, split=named, drop=drop, drop_interval=interval)

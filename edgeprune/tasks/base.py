@@ -40,6 +40,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    metric: ClassVar[str] = "score"
+    """What its score is called, for the report."""
     training: ClassVar[Mapping[str, Any]] = {}
     """What ``finetune`` had better use on this kind of data, where that is not its own default."""
 

@@ -47,6 +47,7 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "top-1 accuracy"
 
     data: Path
     size: int | tuple[int, int] | None = None

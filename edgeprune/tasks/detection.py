@@ -42,7 +42,8 @@ class Detection(Task):
 
     - ``transfer``: whether the model's head is for other classes than the data's and must be trained first; by default
       it is where the class names differ. A model trained here has seen none of the data before, so its search split is
-      cut from train, whole drives where they are known, and the evaluation split is test as it stands.
+      cut from train, whole drives where they are known, and the evaluation split is test as it stands. ``done`` says
+      that such a model is given: the same splits, nothing to train.
     - ``batch``: images a training batch. ``calibration``: images for quantizer and BatchNorm statistics.
     - ``confidence``, ``iou``: of the suppression behind mAP. A user's own application will want a higher confidence.
     - ``mosaic``: share of training images made of four; ``scale`` and ``translate``: largest change of size and place,
@@ -51,11 +52,12 @@ class Detection(Task):
     """
 
     name: ClassVar[str] = "detection"
+    metric: ClassVar[str] = "mAP50-95"
     training: ClassVar[Mapping[str, Any]] = {"lr": 0.01, "momentum": 0.937, "average": 0.998}
 
     data: Path
     model: ModelSpec
-    transfer: Literal["auto", "always", "never"] = "auto"
+    transfer: Literal["auto", "always", "never", "done"] = "auto"
     batch: int = 16
     calibration: int = 96
     confidence: float = 0.001
@@ -95,7 +97,7 @@ class Detection(Task):
     def foreign(self) -> bool:
         """Whether the model's head must be changed for the data's classes and trained."""
         if self.transfer != "auto":
-            if self.transfer == "never" and len(self.model.classes) != len(self._source.classes):
+            if self.transfer in ("never", "done") and len(self.model.classes) != len(self._source.classes):
                 raise BadData(
                     f"{self.data} has {len(self._source.classes)} classes but the model {len(self.model.classes)}; "
                     f"leave task.transfer at auto to train a head for them"
@@ -199,7 +201,7 @@ class Detection(Task):
         train, (first, *rest) = self._source.train, self._source.evaluation
         if rest:
             return {"train": train, "search": first, "test": rest[0]}
-        if self.foreign:
+        if self.foreign or self.transfer == "done":
             train, search = held_out(train, self.seed)
             return {"train": train, "search": search, "test": first}
         search, test = halves(first, self.seed)

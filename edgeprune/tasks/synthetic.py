@@ -35,6 +35,7 @@ class Synthetic(Task):
     """
 
     name: ClassVar[str] = "synthetic"
+    metric: ClassVar[str] = "agreement of the outputs"
 
     model: TorchModel
     seed: int = 0

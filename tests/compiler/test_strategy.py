@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from contexts import torch_model
+from torch import nn
 
 from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import ceilings as ceilings_module
@@ -70,10 +71,18 @@ class Shop:
     cost: str = "macs"
     loses: Callable[[float], int] = lambda share: 0
     takes: Callable[[float], float] = lambda share: share
+    prepared: bool = False
+    smooth: bool = False
+    cheaper: float = 1.0
+    """What other activations make of the latency, and ``relu_loses`` of the accuracy once trained."""
+    relu_loses: int = 0
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.original = torch_model(tiny.network(), (1, 3, 12, 12))
+        network = tiny.network()
+        if self.smooth:
+            network = nn.Sequential(network, nn.SiLU())
+        self.original = torch_model(network, (1, 3, 12, 12))
         board = SimpleNamespace(channel_multiples={"fp32": 8}, widest_multiple=8)
         self.means = SimpleNamespace(budget=self.budget, cost=self.cost, seed=0, board=board, progress=Silent())
         self.source = self.finish("original", ())
@@ -90,6 +99,7 @@ class Shop:
         trained = any(p.name == "finetune" for p in passes)
         full = self.cost_model.full
         wrong = self.loses(share) if trained else 0
+        wrong += self.relu_loses if trained and any(p.name == "activation" for p in passes) else 0
         made = Made(name, tuple(passes), share, wrong, share * full["macs"], int(share * full["parameters"]), asked)
         self.finished.append(made)
         return made
@@ -99,6 +109,7 @@ class Shop:
 
     def recorded_measure(self, candidate: Made) -> Measurement:
         ratio = self.takes(candidate.share)
+        ratio *= self.cheaper if any(p.name == "activation" for p in candidate.passes) else 1.0
         return Measurement(source="measured", latency_ms=Latency(p50=ratio, p90=ratio, p99=ratio), ratio=ratio)
 
 
@@ -147,6 +158,51 @@ def test_what_holds_deeper_but_runs_slower_is_not_taken(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", takes=lambda share: 0.7 if 0.6 < share < 0.75 else 0.9)
     assert 0.6 < outcome.candidates["pruned-quantized"].share < 0.75
     assert any(p.share < 0.6 for p in outcome.probes)
+
+
+REPLACED = ["prune", "sparsify", "activation", "finetune", "export", "quantize"]
+
+
+def test_cheaper_activations_are_taken_where_they_pay_and_hold(run: Any) -> None:
+    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7)
+    assert [p.name for p in outcome.candidates["activations-quantized"].passes] == REPLACED[2:]
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED
+    assert outcome.notes == [
+        "replacing activations by relu makes 0.700x of the quantized latency, and +0.00 points of drop on the search "
+        "split after training: replaced"
+    ]
+
+
+def test_cheaper_activations_that_cost_the_floor_are_not_taken(run: Any) -> None:
+    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7, relu_loses=30)
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == [p for p in REPLACED if p != "activation"]
+    assert outcome.notes == [
+        "replacing activations by relu makes 0.700x of the quantized latency, and +3.00 points of drop on the search "
+        "split after training: they stay as they are"
+    ]
+
+
+def test_cheaper_activations_that_gain_nothing_are_not_trained(run: Any) -> None:
+    shop, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.96)
+    assert "activations-quantized" not in outcome.candidates
+    assert outcome.notes == [
+        "replacing activations by relu makes 0.960x of the quantized latency: they stay as they are"
+    ]
+    assert not any({"activation", "finetune"} <= {p.name for p in made.passes} for made in shop.finished)
+
+
+@pytest.mark.parametrize("options", [{"cost": "macs", "smooth": True}, {"cost": "measured", "smooth": False}])
+def test_activations_stay_where_no_clock_decides_or_none_is_smooth(run: Any, options: dict[str, Any]) -> None:
+    shop, outcome = run(Budget(0.01), cheaper=0.5, **options)
+    assert not outcome.notes and not any(p.name == "activation" for made in shop.finished for p in made.passes)
+
+
+def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(run: Any) -> None:
+    _, outcome = run(Budget(0.01), prepared=True)
+    assert outcome.control is not None and [p.name for p in outcome.control.passes] == ["finetune", "export"]
+    assert outcome.control.passes[0] == outcome.candidates["pruned-quantized"].passes[2]
+    assert "control" not in outcome.candidates
+    assert run(Budget(0.01))[1].control is None
 
 
 def test_where_nothing_holds_the_least_loss_is_kept_and_said(run: Any) -> None:
