@@ -108,11 +108,12 @@ def _walk(stream: IO[bytes]) -> Walk:
     found = walk(stream)
     if not found.unsafe:
         return found
-    if found.unsafe <= ultralytics_package.NAMES.keys():  # they are safe where the package is there to resolve them
+    other = found.unsafe - ultralytics_package.NAMES.keys()
+    if not other:  # the rest is safe where the package is there to resolve it
         raise MissingPackage("ultralytics", "ultralytics", "a checkpoint of YOLOv8 or YOLO11")
-    names = sorted(found.unsafe)
+    names = sorted(other)
     listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    family = families.of(found.names)
+    family = families.of(other)
     if family:
         raise UnsafeModel(f"is {family}, which edgeprune cannot read (it names {listed}); {families.READABLE}")
     raise UnsafeModel(
