@@ -143,7 +143,7 @@ _PATH = click.Path(path_type=Path)
 _model = _options(
     click.argument("model", type=_PATH, required=False),
     _option("Model", "--arch", metavar="ARCH",
-            help="Architecture of a state dict: timm:NAME, torchvision:NAME or file.py:factory. "
+            help="Architecture of a state dict: timm:NAME, torchvision:NAME, ultralytics:NAME or file.py:factory. "
             "Without MODEL: random weights."),
     _option("Model", "--input", "input_shape", metavar="1xCxHxW", callback=_shape,
             help="Input shape, where neither data nor model tell it."),
@@ -204,8 +204,8 @@ def main() -> None:
     _option("Search", "--epochs", type=click.IntRange(0), metavar="N",
             help="Fine-tuning epochs. Default: by --effort."),
     _option("Search", "--effort", type=click.Choice(["quick", "normal", "long"]), default="normal",
-            show_default=True, help="Counts, never a clock: 3, 5 or 20 epochs and 80, 200 or 600 evaluations; more of "
-            "these for many groups."),
+            show_default=True, help="Counts, never a clock: 3, 5 or 20 epochs (5, 15 or 50 for detectors) and 80, "
+            "200 or 600 evaluations; more of these for many groups."),
     _option("Search", "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
             show_default=True, help="auto lowers it as far as accuracy and clock allow."),
     _option("Search", "--cost", type=click.Choice(["measured", "macs"]), default="measured",

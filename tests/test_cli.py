@@ -432,8 +432,11 @@ def test_a_real_process_refuses_cleanly_and_survives_a_closed_pipe(tmp_path: Pat
 
 
 def test_the_help_of_effort_tells_the_counts_that_are_used() -> None:
-    from edgeprune.compiler.toolbox import EPOCHS, EVALUATIONS
+    from edgeprune.compiler.toolbox import EVALUATIONS
+    from edgeprune.tasks.classification import Classification
+    from edgeprune.tasks.detection import Detection
 
-    epochs, evaluations = EPOCHS.values(), [least for least, _ in EVALUATIONS.values()]
-    told = "Counts, never a clock: {}, {} or {} epochs and {}, {} or {} evaluations".format(*epochs, *evaluations)
+    told = (
+        "Counts, never a clock: {}, {} or {} epochs ({}, {} or {} for detectors) and {}, {} or {} evaluations"
+    ).format(*Classification.epochs.values(), *Detection.epochs.values(), *(least for least, _ in EVALUATIONS.values()))
     assert told in " ".join(CliRunner().invoke(main, ["compile", "--help"]).output.split())

@@ -42,6 +42,7 @@ OWNERS = {
     "matplotlib": {"compiler/page.py"},
     "rich": {"compiler/table.py", "compiler/progress.py"},
     "timm": {"frontends/"},
+    "ultralytics": {"frontends/"},
     "torchvision": {"frontends/", "tasks/boxes/"},
     "PIL": {"tasks/"},
     "yaml": {"tasks/boxes/"},

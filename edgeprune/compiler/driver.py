@@ -114,7 +114,7 @@ def _compile(
         tools = _tools(request, opened, agent) if passes is None else None
         if passes is not None:
             _check_chain(passes)
-        first = (transfer(request.settings, request.effort, opened.task.training),) if opened.transfer else ()
+        first = (transfer(request.settings, request.effort, opened.task),) if opened.transfer else ()
         means = _means(request, opened, progress, recipe)
         with Workshop(opened.original, opened.task, means, prepare=first) as workshop:
             if tools is None:
@@ -145,7 +145,7 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
         precision=request.precision,
         data=opened.has_data,
         free_groups=free,
-        training=opened.task.training,
+        task=opened.task,
     )
 
 

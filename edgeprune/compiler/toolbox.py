@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from edgeprune import find
 from edgeprune.agents.base import Agent
@@ -17,9 +17,9 @@ from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
 from edgeprune.passes.quantize import Quantize, Wanted
 from edgeprune.passes.sparsify import Sparsify
+from edgeprune.tasks.base import Task
 
 Effort = Literal["quick", "normal", "long"]
-EPOCHS: Mapping[Effort, int] = {"quick": 3, "normal": 5, "long": 20}
 TRANSFER_EPOCHS: Mapping[Effort, int] = {"quick": 15, "normal": 60, "long": 150}
 PATIENCE = 10
 EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (200, 12), "long": (600, 36)}
@@ -54,14 +54,14 @@ class Toolbox:
         )
 
 
-def transfer(settings: Mapping[str, Mapping[str, str]], effort: Effort, training: Mapping[str, Any]) -> Finetune:
+def transfer(settings: Mapping[str, Mapping[str, str]], effort: Effort, task: Task | type[Task]) -> Finetune:
     """Return the training that a model with a new head gets before anything is compiled: on labels alone.
 
-    It ends when the score on the search split has not risen for PATIENCE epochs. ``training`` is what the task would
-    have it use. Raises BadOption for settings that cannot be.
+    It ends when the score on the search split has not risen for PATIENCE epochs. ``task`` says what training
+    had better use. Raises BadOption for settings that cannot be.
     """
     usual = Finetune(epochs=TRANSFER_EPOCHS[effort], patience=PATIENCE, distillation=0.0)
-    return configure(dataclasses.replace(usual, **training), settings.get("transfer", {}))
+    return configure(dataclasses.replace(usual, **task.training), settings.get("transfer", {}))
 
 
 def toolbox(
@@ -74,11 +74,11 @@ def toolbox(
     precision: Wanted,
     data: bool,
     free_groups: int,
-    training: Mapping[str, Any],
+    task: Task | type[Task],
 ) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
 
-    ``training`` is what the task would have fine-tuning use.
+    ``task`` says what fine-tuning had better use.
 
     Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement
     for options that cannot be.
@@ -99,9 +99,8 @@ def toolbox(
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     criterion = Sparsify.criterion if data else "l2"
     sparsify = configure(Sparsify(agent=chosen, evaluations=count, criterion=criterion), settings.get("sparsify", {}))
-    usual = dataclasses.replace(Finetune(epochs=EPOCHS[effort]), **training)
-    finetune = usual if epochs is None else dataclasses.replace(usual, epochs=epochs)
-    finetune = configure(finetune, settings.get("finetune", {}))
+    usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
+    finetune = configure(usual, settings.get("finetune", {}))
     return Toolbox(
         prune=configure(Prune(), settings.get("prune", {})),
         activation=configure(Activation(), settings.get("activation", {})),

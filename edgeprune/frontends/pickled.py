@@ -6,7 +6,7 @@ ValueError, TypeError or AttributeError where they are not what such a layer has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from edgeprune.frontends.yolov5_layers import Conv
 _ACTIVATIONS = (nn.SiLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
 _MOST = 2**16
 """No width, kernel or layer number of a network that is one goes beyond this."""
+_LARGEST_IMAGE = 4096
+"""No side of an image that a detector was trained on is longer: what a file says is allocated to try it."""
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What reading a pickled network raises where it is not what such a network is."""
 
 
 def kind(shell: nn.Module) -> str:
@@ -32,10 +36,38 @@ def child(shell: nn.Module, name: str) -> nn.Module:
     return part
 
 
+def require_tree(found: nn.Module) -> None:
+    """Raise ValueError where a layer or its weights stand in two places; those without weights (activations) may.
+
+    A pickle can name one layer any number of times at no cost, and nest what it named: built anew, every one of them
+    would take memory of its own.
+    """
+    seen = set()
+    for part in _everything(found):
+        if id(part) in seen:
+            raise ValueError("a layer or its weights stand in two places")
+        seen.add(id(part))
+
+
+def _everything(found: nn.Module) -> Iterator[nn.Module | Tensor]:
+    """Yield layers that hold something, and the tensors they hold, as often as they are held."""
+    waiting = [found]
+    while waiting:
+        part = waiting.pop()
+        held = [t for tensors in (part._parameters, part._buffers) for t in tensors.values() if t is not None]
+        inner = [one for one in part._modules.values() if one is not None]
+        if held or inner:
+            yield part
+        yield from held
+        waiting += inner
+
+
 def checked(value: object) -> int:
     """Return a number of a pickled layer as an integer, if it is one that a layer may have."""
-    if not isinstance(value, int | float) or value != int(value) or not 0 <= value < _MOST:
-        raise ValueError(f"the number {str(value)[:20]!r}")
+    if not isinstance(value, int | float):
+        raise ValueError(f"a {type(value).__name__} where a number belongs")
+    if not 0 <= value < _MOST or value != int(value):
+        raise ValueError(f"the number {str(value)[:20]}")
     return int(value)
 
 
@@ -62,14 +94,17 @@ def sources(shell: nn.Module, index: int) -> tuple[int, ...]:
 def names(found: nn.Module) -> tuple[str, ...]:
     """Return the class names of a pickled network, in the order of its outputs."""
     raw: Any = found.names
-    return tuple(str(raw[i]) for i in range(len(raw)))
+    said = [raw[i] for i in range(len(raw))]
+    if not isinstance(raw, Mapping | list | tuple) or not all(isinstance(name, str | int) for name in said):
+        raise ValueError("class names that are no list of texts")
+    return tuple(str(name) for name in said)
 
 
 def image_size(training: object, stride: int) -> tuple[int, int]:
     """Return (height, width) of the images a network was trained on, as its training's options tell; else 640 × 640."""
     size: Any = training.get("imgsz", training.get("img_size")) if isinstance(training, Mapping) else None
     sizes = size if isinstance(size, list | tuple) and size else (size,)
-    if not all(isinstance(s, int) and 0 < s < _MOST and s % stride == 0 for s in sizes):
+    if not all(isinstance(s, int) and 0 < s <= _LARGEST_IMAGE and s % stride == 0 for s in sizes):
         return 640, 640
     return int(sizes[0]), int(sizes[-1])
 
@@ -98,12 +133,14 @@ def _activation(act: nn.Module) -> nn.Module:
 def convolution(shell: nn.Module) -> nn.Conv2d:
     """Return a convolution of the shape of what was pickled; its weights are not loaded."""
     weight = shell._parameters["weight"]
-    if not isinstance(shell, nn.Conv2d) or not isinstance(weight, Tensor) or weight.ndim != 4:
+    if not isinstance(shell, nn.Conv2d) or not isinstance(weight, Tensor) or weight.ndim != 4 or not weight.numel():
         raise ValueError("a convolution without filters")
     groups, (out, each, *kernel) = number(shell, "groups"), weight.shape
     rest: dict[str, Any] = {"groups": groups, "bias": shell._parameters.get("bias") is not None}
     for name in ("stride", "padding", "dilation"):
         rest[name] = tuple(map(checked, getattr(shell, name)))
+    if any(p >= k * d for p, k, d in zip(rest["padding"], kernel, rest["dilation"], strict=True)):
+        raise ValueError("a convolution whose padding is larger than its filters")
     return nn.Conv2d(each * groups, out, (kernel[0], kernel[1]), **rest)
 
 

@@ -59,7 +59,7 @@ def build(found: nn.Module, training: object, label: str) -> tuple[Detector, Mod
             [*map(_layer, layers[:-1]), _detect(head, bins, len(classes))],
             [sources(layer, index) for index, layer in enumerate(layers)],
         )
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except MALFORMED as error:
         raise BadModel(f"{label} is not a detector edgeprune can read ({first_line(error)}); {SUPPORTED}") from error
     spec = ModelSpec(
         (1, 3, *image_size(training, max(strides))),

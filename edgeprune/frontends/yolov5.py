@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeprune.errors import BadModel
 from edgeprune.frontends.detector import Concat, Detector
 from edgeprune.frontends.pickled import (
+    MALFORMED,
     checked,
     child,
     conv,
@@ -26,6 +27,7 @@ from edgeprune.frontends.pickled import (
     names,
     number,
     pool,
+    require_tree,
     sources,
     upsample,
 )
@@ -33,6 +35,7 @@ from edgeprune.frontends.yolov5_layers import C3, SPP, SPPF, Bottleneck, Detect,
 from edgeprune.model import ModelSpec, first_line
 
 _MODELS = ("Model", "DetectionModel")
+_LARGEST_ANCHOR = 1e6
 _LAYERS = ("Conv", "DWConv", "Bottleneck", "C3", "SPP", "SPPF", "Focus", "Concat")
 
 
@@ -62,17 +65,19 @@ def build(found: nn.Module, training: object, label: str) -> tuple[Detector, Mod
     YOLOv5's or when numbers and weights do not fit each other.
     """
     try:
+        require_tree(found)
         shells = list(child(found, "model").children())
+        if not shells or kind(shells[-1]) != "Detect":
+            raise ValueError("its last layer is no Detect")
         detector = Detector([_layer(shell) for shell in shells], [sources(s, i) for i, s in enumerate(shells)])
         state = {name: tensor.float() for name, tensor in _weights(found).items()}
+        _require_same(detector.state_dict(), state)
         detector.load_state_dict(state)
         head, classes = shells[-1], names(found)
         strides, anchors = _geometry(head)
         if len(classes) != number(head, "nc"):
             raise ValueError(f"{len(classes)} class names for {number(head, 'nc')} classes")
-    except BadModel:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except MALFORMED as error:
         raise BadModel(
             f"{label} is not a YOLOv5 detector edgeprune can read ({first_line(error)}); checkpoints of releases v6 "
             f"and v7 are"
@@ -141,7 +146,7 @@ def _focus(shell: nn.Module) -> Focus:
 def _detect(shell: nn.Module) -> Detect:
     rows = number(shell, "na") * (5 + number(shell, "nc"))
     convolutions = [convolution(part) for part in child(shell, "m").children()]
-    if not convolutions or any(c.out_channels != rows or c.kernel_size != (1, 1) for c in convolutions):
+    if not number(shell, "nc") or not convolutions or any(c.out_channels != rows or c.kernel_size != (1, 1) for c in convolutions):
         raise ValueError("the rows of its head do not fit its classes and anchors")
     return Detect(convolutions, number(shell, "na"))
 
@@ -153,6 +158,13 @@ def _weights(shell: nn.Module) -> Mapping[str, Tensor]:
     return {name: t for name, t in shell.state_dict().items() if not name.endswith((".anchors", ".anchor_grid"))}
 
 
+def _require_same(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless names and shapes are the same; the head is built by its numbers, so theirs is named."""
+    for name in sorted(own.keys() | state.keys()):
+        if name not in own or name not in state or own[name].shape != state[name].shape:
+            raise ValueError(f"its layers and weights differ, first in {name!r}")
+
+
 def _geometry(head: nn.Module) -> tuple[list[int], list[list[list[float]]]]:
     """Return the strides and, in pixels, the anchors (w, h) of each level; the file holds them in units of stride."""
     stride, anchors = head.stride, head._buffers["anchors"]
@@ -160,6 +172,9 @@ def _geometry(head: nn.Module) -> tuple[list[int], list[list[list[float]]]]:
         raise ValueError("a head without strides and anchors")
     strides = [checked(float(s)) for s in stride]
     pixels = anchors.double() * torch.tensor(strides, dtype=torch.float64)[:, None, None]
-    if pixels.shape != (len(strides), number(head, "na"), 2) or not bool((pixels > 0).all()):
+    if len(strides) != len(list(child(head, "m").children())) or 0 in strides:
+        raise ValueError("strides that do not fit the head")
+    sound = bool(((pixels > 0) & (pixels < _LARGEST_ANCHOR)).all())
+    if pixels.shape != (len(strides), number(head, "na"), 2) or not sound:
         raise ValueError("anchors that do not fit the head")
     return strides, [[[float(n) for n in pair] for pair in level] for level in pixels]

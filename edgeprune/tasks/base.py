@@ -44,6 +44,8 @@ class Task(ABC):
     """What its score is called, for the report."""
     training: ClassVar[Mapping[str, Any]] = {}
     """What ``finetune`` had better use on this kind of data, where that is not its own default."""
+    epochs: ClassVar[Mapping[str, int]] = {"quick": 3, "normal": 5, "long": 20}
+    """Epochs that win the accuracy back, by effort."""
 
     @abstractmethod
     def spec(self) -> ModelSpec:

@@ -54,6 +54,7 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = "mAP50-95"
     training: ClassVar[Mapping[str, Any]] = {"lr": 0.01, "momentum": 0.937, "average": 0.998}
+    epochs: ClassVar[Mapping[str, int]] = {"quick": 5, "normal": 15, "long": 50}
 
     data: Path
     model: ModelSpec

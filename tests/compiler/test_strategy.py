@@ -25,6 +25,7 @@ from edgeprune.groups import DROP, CostModel
 from edgeprune.passes.base import Silent
 from edgeprune.passes.sparsify import Sparsify
 from edgeprune.report import Latency, Measurement, Score
+from edgeprune.tasks.classification import Classification
 from edgeprune.tracing import trace
 
 ITEMS = 1000
@@ -125,7 +126,7 @@ def run(cost_model: CostModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     def go(budget: Budget, evaluations: int = 60, data: bool = True, **shop: Any) -> tuple[Shop, Any]:
         made = Shop(cost_model, budget, **shop)
         tools = toolbox({}, agent="uniform", evaluations=evaluations, epochs=1, effort="quick", precision="auto",
-                        data=data, free_groups=4, training={})  # fmt: skip
+                        data=data, free_groups=4, task=Classification)  # fmt: skip
         return made, Strategy(made, tools).run()  # type: ignore[arg-type]
 
     return go

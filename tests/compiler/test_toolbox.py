@@ -5,14 +5,17 @@ from typing import Any
 import pytest
 
 from edgeprune.agents.uniform import Uniform
-from edgeprune.compiler.toolbox import toolbox
+from edgeprune.compiler.toolbox import toolbox, transfer
 from edgeprune.errors import BadOption, UnmetRequirement
+from edgeprune.passes.finetune import Finetune
+from edgeprune.tasks.classification import Classification
+from edgeprune.tasks.detection import Detection
 
 
 def tools(settings: Any = None, **changes: Any) -> Any:
     options: dict[str, Any] = {
         "agent": None, "evaluations": None, "epochs": None, "effort": "normal", "precision": "auto", "data": True,
-        "free_groups": 10, "training": {},
+        "free_groups": 10, "task": Classification,
     }  # fmt: skip
     return toolbox(settings or {}, **{**options, **changes})
 
@@ -22,6 +25,16 @@ def test_the_defaults() -> None:
     assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "taylor", "auto")
     assert (found.evaluations, found.finetune.epochs, found.trains) == (200, 5, True)
     assert found.prune.ratio == 0.0
+
+
+def test_a_detector_trains_longer_and_a_new_head_until_it_gets_no_better() -> None:
+    assert tools(task=Detection).finetune == Finetune(epochs=15, lr=0.01, momentum=0.937, average=0.998)
+    assert transfer({}, "normal", Detection) == Finetune(
+        epochs=60, lr=0.01, momentum=0.937, average=0.998, patience=10, distillation=0.0
+    )
+    assert transfer({"transfer": {"epochs": "3"}}, "normal", Detection).epochs == 3
+    with pytest.raises(BadOption, match=r"^finetune has no option 'epoch'; did you mean 'epochs'\?$"):
+        transfer({"transfer": {"epoch": "3"}}, "normal", Detection)
 
 
 @pytest.mark.parametrize(

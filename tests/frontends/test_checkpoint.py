@@ -209,7 +209,7 @@ def test_counters_may_be_missing(arch: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         (weights(), "holds the weights of a network but not the network; name it with --arch timm:NAME, "
-                    "torchvision:NAME or "
+                    "torchvision:NAME, ultralytics:NAME or "
                     "file.py:factory"),
         ({"lr": 0.1, "epoch": 2}, "holds no weights that can be found (its keys: 'lr', 'epoch'); save "
                                   "module.state_dict() alone"),

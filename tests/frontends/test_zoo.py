@@ -14,6 +14,7 @@ from edgeprune.frontends import zoo
 from edgeprune.frontends.checkpoint import Source, load
 from edgeprune.model import ModelSpec
 
+FORMS = "timm:NAME, torchvision:NAME, ultralytics:NAME or file.py:factory"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -61,10 +62,10 @@ def test_a_fine_tuned_head_decides_the_number_of_classes(arch: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arch", "message"),
     [
-        ("resnet18", "--arch 'resnet18' is not understood; give timm:NAME, torchvision:NAME or file.py:factory"),
-        ("timm:", "--arch 'timm:' is not understood; give timm:NAME, torchvision:NAME or file.py:factory"),
-        ("tim:resnet18", "--arch 'tim:resnet18': 'tim' is neither timm, torchvision nor a .py file; give timm:NAME, "
-                         "torchvision:NAME or file.py:factory"),
+        ("resnet18", f"--arch 'resnet18' is not understood; give {FORMS}"),
+        ("timm:", f"--arch 'timm:' is not understood; give {FORMS}"),
+        ("tim:resnet18",
+         f"--arch 'tim:resnet18': 'tim' is neither timm, torchvision, ultralytics nor a .py file; give {FORMS}"),
         ("no/such.py:net", "--arch 'no/such.py:net': there is no file no/such.py"),
         ("timm:resnt18", "timm has no model 'resnt18'; did you mean 'resnet18'?"),
         ("torchvision:resnt18", "torchvision has no classification model 'resnt18'; did you mean 'resnet18'?"),
