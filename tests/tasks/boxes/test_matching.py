@@ -34,6 +34,11 @@ def test_a_detection_takes_the_object_it_overlaps_most() -> None:
     assert hits(found([UNIT, [0, 0, 10, 8]], [0.9, 0.8], [0, 0]), real) == ([10, 10], [0, 0])
 
 
+def test_of_two_equal_overlaps_the_last_object_is_taken_as_by_coco() -> None:
+    real = truth([UNIT, [4, 0, 14, 10]], [0, 0])
+    assert hits(found([[2, 0, 12, 10], UNIT], [0.9, 0.8], [0, 0]), real) == ([4, 10], [0, 0])
+
+
 def test_ignored_regions_forgive_any_number_but_never_an_object() -> None:
     real = truth([UNIT], [0], [[0, 0, 100, 100]])
     inside = [[50, 50, 60, 60], [50, 50, 60, 60], [95, 0, 105, 10], [98, 0, 108, 10], UNIT]

@@ -61,16 +61,17 @@ def test_levels_follow_each_other() -> None:
     assert cells - set(range(96)) == {96 + 8, 96 + 9, 96 + 14, 120 + 1, 120 + 0, 120 + 4}
 
 
-def test_the_value_term_by_term() -> None:
+@pytest.mark.parametrize(("corners", "cells"), [((21.0, 18, 33, 29), 3), ((15.0, 15, 25, 25), 1)])
+def test_the_value_term_by_term(corners: tuple[float, ...], cells: int) -> None:
     """One object, worked out again from the definition, with torchvision's CIoU."""
     of = head(ONE_LEVEL, classes=4, size=(64, 64))
     raw = random_raw(of, 2, 1)
-    box = (1.0, 2, 21, 18, 33, 29)
+    box = (1.0, 2, *corners)
     pairs = sorted(assigned(of, box))
     boxes, objectness, classes = of.split(raw)
     decoded = of.boxes(boxes)
     agreement = 1 - torch.stack(
-        [complete_box_iou_loss(decoded[i, a, p], torch.tensor([21.0, 18, 33, 29])) for i, a, p, _ in pairs]
+        [complete_box_iou_loss(decoded[i, a, p], torch.tensor(corners)) for i, a, p, _ in pairs]
     )
     wanted = torch.zeros_like(objectness)
     label = torch.tensor([0.0, 0, 1, 0])
@@ -83,7 +84,7 @@ def test_the_value_term_by_term() -> None:
     expected = 0.05 * scale * (1 - agreement).mean().item()
     expected += 0.5 * 4 / 80 * scale * taught
     expected += 1.0 * (64 / 640) ** 2 * scale * 4.0 * objects  # a lone level weighs as the finest
-    assert len(pairs) == 3
+    assert len(pairs) == cells
     assert loss(of, raw, targets(box), NOTHING_IGNORED).item() == pytest.approx(2 * expected, rel=1e-5)
 
 
@@ -145,6 +146,27 @@ def test_two_objects_in_one_cell_need_no_order() -> None:
     first = loss(of, raw, targets(one, other), NOTHING_IGNORED)
     second = loss(of, raw, targets(other, one), NOTHING_IGNORED)
     assert first.item() == pytest.approx(second.item(), rel=1e-6)
+
+
+def test_an_object_listed_twice_is_the_same_object() -> None:
+    of = head(ONE_LEVEL, size=(32, 40))
+    raw, row = random_raw(of, 1, 0), (0.0, 0.0, 13.0, 18.0, 23.0, 26.0)
+    once, twice = loss(of, raw, targets(row), NOTHING_IGNORED), loss(of, raw, targets(row, row), NOTHING_IGNORED)
+    assert once.item() == pytest.approx(twice.item(), rel=1e-6)
+
+
+def test_objectness_follows_the_box_and_not_the_box_objectness() -> None:
+    of = head(ONE_LEVEL, size=(32, 40))
+    gradients = []
+    for logit in (-3.0, 3.0):
+        raw = random_raw(of, 1, 0)
+        of.split(raw)[1].fill_(logit)
+        raw.requires_grad_()
+        loss(of, raw, targets((0, 0, 13, 18, 23, 26)), NOTHING_IGNORED).backward()
+        assert raw.grad is not None
+        gradients.append(of.split(raw.grad)[0])
+    assert gradients[0].any()
+    torch.testing.assert_close(*gradients)
 
 
 def test_extreme_logits_stay_finite() -> None:

@@ -106,6 +106,21 @@ def test_ignored_cells_are_not_taught_to_be_empty() -> None:
     assert positive.sum() == CELLS and covered[positive].all()
 
 
+def test_the_order_of_the_objects_is_nothing() -> None:
+    of = head(YOLOV8)
+    raw, one, other = random_raw(of, 2, 0), (0, 0, 8, 8, 36, 36), (1, 2, 30, 5, 80, 60)
+    first = loss(of, raw, targets(one, other), NOTHING_IGNORED)
+    second = loss(of, raw, targets(other, one), NOTHING_IGNORED)
+    assert first.item() == pytest.approx(second.item(), rel=1e-5)
+
+
+def test_sides_longer_than_the_bins_reach_as_far_as_they_can() -> None:
+    of = head({**YOLOV8, "bins": 4})
+    raw = random_raw(of, 1, 0).requires_grad_()
+    loss(of, raw, targets((0, 0, 0, 0, 96, 64)), NOTHING_IGNORED).backward()
+    assert raw.grad is not None and raw.grad.isfinite().all() and of.split(raw.grad)[0].any()
+
+
 @pytest.mark.parametrize(
     "row", [(0, 0, -20, -20, 30, 30), (0, 2, 60, 40, 96, 64), (0, 1, 0, 0, 96, 64), (0, 1, 9, 9, 9.5, 9.5)]
 )
