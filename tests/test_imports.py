@@ -44,6 +44,8 @@ OWNERS = {
     "timm": {"frontends/"},
     "ultralytics": {"frontends/"},
     "torchvision": {"frontends/", "tasks/boxes/"},
+    "torchmetrics": {"tasks/boxes/precision.py"},
+    "faster_coco_eval": {"tasks/boxes/precision.py"},
     "PIL": {"tasks/"},
     "yaml": {"tasks/boxes/"},
     "psutil": {"profiles/", "backends/", "tasks/", "compiler/"},

@@ -138,9 +138,7 @@ def test_other_data_changes_every_key(change: Callable[..., Any], light: None, t
 
 
 @pytest.mark.parametrize("option", [{"batch": 7}, {"calibration": 9}, {"augment": "none"}, {"mean": (0.1, 0.2, 0.3)}])
-def test_options_of_the_task_change_every_key(
-    option: dict[str, Any], light: None, tmp_path: Path, data: Path
-) -> None:
+def test_options_of_the_task_change_every_key(option: dict[str, Any], light: None, tmp_path: Path, data: Path) -> None:
     assert not set(keys(tmp_path, data)) & set(keys(tmp_path, data, **option))
 
 
@@ -187,6 +185,24 @@ def test_a_candidate_is_finished_counted_and_scored_once(
     assert first.parameters == sum(p.numel() for p in model.module.parameters())
     assert first.size_bytes == first.model.path.stat().st_size
     assert first.precisions == {"fp32": 4}
+
+
+def test_a_score_keeps_its_replicates_and_the_report_their_interval(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replicates = np.linspace(0.3, 0.5, 101)
+    monkeypatch.setattr(Classification, "score", lambda *_: Score(0.4, 4, np.asarray([0.0, 1, 0, 1]), replicates))
+    model = torch_model(tiny.network(), (1, 3, 12, 12))
+    for _ in range(2):
+        with Workshop(model, Classification(data), MEANS, Store(tmp_path / "store")) as shop:
+            score = shop.source.score
+            assert score is not None and score.replicates is not None
+            assert np.array_equal(score.replicates, replicates)
+            row = shop.describe(
+                shop.source, score=score, baseline=Score(0.5, 4, score.per_item, replicates[::-1])
+            ).score
+            assert row is not None and row.drop == pytest.approx(0.1)
+            assert row.drop_interval == pytest.approx((-0.19, 0.19))
 
 
 def test_a_damaged_score_is_taken_again(tmp_path: Path, data: Path) -> None:
