@@ -81,31 +81,30 @@ def show(renderable: RenderableType, console: Console | None = None) -> None:
 def _candidates(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("candidate", overflow="fold")
-    for title in ("p50", "ratio", "size", "MACs", "score", "drop"):
+    masked = any(c.nonzero_parameters is not None for c in report.candidates)
+    counted = ("deflated", "not zero") if masked else ("MACs",)  # masks leave the MACs as they are
+    for title in ("p50", "ratio", "size", *counted, "score", "drop"):
         table.add_column(title, justify="right", overflow="fold")
     table.add_column("convolutions", overflow="fold")
-    masked = any(c.nonzero_parameters is not None for c in report.candidates)
-    if masked:
-        table.add_column("compressed", justify="right", overflow="fold")
-        table.add_column("not zero", justify="right", overflow="fold")
     for candidate in report.candidates:
         score = candidate.score
-        cells: tuple[str, ...] = (
+        counts: tuple[str, ...] = (wording.count(candidate.macs),)
+        if masked:
+            left = candidate.parameters if candidate.nonzero_parameters is None else candidate.nonzero_parameters
+            counts = (wording.size(candidate.compressed_bytes), wording.count(left))
+        cells = (
             f"{'▶' if candidate.chosen else ' '} {candidate.name}",
             wording.milliseconds(wording.p50(candidate)) + ("*" if candidate.measurement.noisy else ""),
             wording.ratio(wording.latency_ratio(candidate, report.baseline)),
-            wording.size(candidate.size_bytes), wording.count(candidate.macs),
+            wording.size(candidate.size_bytes), *counts,
             wording.percent(score.value if score else None),
             wording.points(score.drop if score else None).removesuffix(" points"),
             wording.precisions(candidate),
         )
-        if masked:
-            left = candidate.parameters if candidate.nonzero_parameters is None else candidate.nonzero_parameters
-            cells = (*cells, wording.size(candidate.compressed_bytes), wording.count(left))
         table.add_row(*map(Text, cells), style="bold" if candidate.chosen else None)
     noisy = any(c.measurement.noisy for c in report.candidates)
     table.caption = "▶ chosen   drop in points" + ("   * noisy: not ranked by time" if noisy else "")
     if masked:
-        table.caption += "   not zero: parameters that are not"
+        table.caption += "   deflated: size of the file, compressed   not zero: parameters that are not"
     table.caption_justify = "left"
     return table

@@ -104,7 +104,7 @@ def test_nothing_is_said_to_be_faster_that_was_not_measured(quarter: Any) -> Non
     console = Console(file=StringIO(), width=160)
     table.show(table.summary(report), console)
     text = console.file.getvalue()
-    assert "compressed" in text and "not zero" in text and "weights that are not zero at 0.2" in text
+    assert "deflated" in text and "not zero" in text and "weights that are not zero at 0.2" in text
     html = page.render(report)
     assert "Weights that are not zero" in html and "Parameters not zero" in html and "Size, compressed" in html
 
@@ -113,7 +113,7 @@ def test_builds_without_masks_say_nothing_of_them(built: Any) -> None:
     assert all(c.compressed_bytes is None and c.nonzero_parameters is None for c in built.report.candidates)
     console = Console(file=StringIO(), width=160)
     table.show(table.summary(built.report), console)
-    assert "compressed" not in console.file.getvalue() and "zero" not in console.file.getvalue()
+    assert "deflated" not in console.file.getvalue() and "zero" not in console.file.getvalue()
     html = page.render(built.report)
     assert "not zero" not in html and "<h2>Widths</h2>" in html
 
