@@ -119,17 +119,16 @@ class Detect(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         found = []
         for number, (conv, level) in enumerate(zip(self.m, levels, strict=True)):
-            n, _, rows, columns = level.shape
+            rows, columns = level.shape[2:]
             step = float(self.stride[number])
             y = conv(level).unflatten(1, (self.na, self.no)).sigmoid()
             for a, (w, h) in enumerate((self.anchors[number] * step).tolist()):
-                for r in range(rows):
-                    for c in range(columns):
-                        p = y[:, a, :, r, c]
-                        x, z = (2 * p[:, 0] - 0.5 + c) * step, (2 * p[:, 1] - 0.5 + r) * step
-                        box = torch.stack([x, z, (2 * p[:, 2]) ** 2 * w, (2 * p[:, 3]) ** 2 * h], 1)
-                        found.append(torch.cat([box, p[:, 4:]], 1))
-        return torch.stack(found, 1)
+                for row in range(rows):
+                    p = y[:, a, :, row]
+                    x, z = (2 * p[:, 0] - 0.5 + torch.arange(columns)) * step, (2 * p[:, 1] - 0.5 + row) * step
+                    box = torch.stack([x, z, (2 * p[:, 2]) ** 2 * w, (2 * p[:, 3]) ** 2 * h], 1)
+                    found.append(torch.cat([box, p[:, 4:]], 1))
+        return torch.cat(found, 2).transpose(1, 2)
 
 
 class Model(nn.Module):

@@ -125,6 +125,8 @@ def _with_weights(path: Path, source: Source) -> tuple[nn.Module, ModelSpec | No
         kind = "pickle"
         with _incomplete(path):
             if source.arch is None:
+                if yolov5.is_part(content):
+                    raise BadModel(f"{path} holds layers of a YOLOv5 network, not the whole; give its own checkpoint")
                 notes += state_dict.to_float32(content)
                 return content.eval(), zoo.declared(content, str(path)), kind, notes
             content = content.state_dict()

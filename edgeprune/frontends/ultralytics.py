@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgeprune.errors import BadModel
 from edgeprune.frontends.detector import Concat, Detector
 from edgeprune.frontends.pickled import (
+    MALFORMED,
     checked,
     child,
     conv,

@@ -57,6 +57,11 @@ def is_checkpoint(found: object) -> bool:
     return isinstance(found, Shell) and kind(found) in _MODELS
 
 
+def is_part(found: nn.Module) -> bool:
+    """Whether a network read from a file is made of shells, which compute nothing."""
+    return any(isinstance(part, Shell) for part in found.modules())
+
+
 def build(found: nn.Module, training: object, label: str) -> tuple[Detector, ModelSpec]:
     """Return the network and its spec: float32, in eval mode.
 
@@ -144,11 +149,12 @@ def _focus(shell: nn.Module) -> Focus:
 
 
 def _detect(shell: nn.Module) -> Detect:
-    rows = number(shell, "na") * (5 + number(shell, "nc"))
+    classes, anchors = number(shell, "nc"), number(shell, "na")
     convolutions = [convolution(part) for part in child(shell, "m").children()]
-    if not number(shell, "nc") or not convolutions or any(c.out_channels != rows or c.kernel_size != (1, 1) for c in convolutions):
+    fits = all(c.out_channels == anchors * (5 + classes) and c.kernel_size == (1, 1) for c in convolutions)
+    if not fits or not classes or not convolutions:
         raise ValueError("the rows of its head do not fit its classes and anchors")
-    return Detect(convolutions, number(shell, "na"))
+    return Detect(convolutions, anchors)
 
 
 # --- what the shells say ----------------------------------------------------------------------------------------------
@@ -159,7 +165,7 @@ def _weights(shell: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _require_same(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless names and shapes are the same; the head is built by its numbers, so theirs is named."""
+    """Raise ValueError, naming the first, unless names and shapes are the same."""
     for name in sorted(own.keys() | state.keys()):
         if name not in own or name not in state or own[name].shape != state[name].shape:
             raise ValueError(f"its layers and weights differ, first in {name!r}")
