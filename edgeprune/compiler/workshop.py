@@ -105,16 +105,22 @@ class Workshop:
         try:
             self._adopt(original)
             if prepare:
-                ready, steps = Pipeline(tuple(prepare)).run(original, self._context, self.store, self._base, "original")
-                if not isinstance(ready, TorchModel):
-                    raise BadModel("what prepares the original must give a TorchModel")
-                self.steps.extend(steps)
-                self._adopt(ready)
+                self._prepare(original, tuple(prepare))
             self.source = self._finish_original()
         except BaseException:
             self._scratch.cleanup()
             raise
         self._context = dataclasses.replace(self._context, baseline=self.source.score)
+
+    def _prepare(self, given: TorchModel, passes: tuple[AnyPass, ...]) -> None:
+        """Make the original of what was given. Builds of other budgets share it, so it must not know this one's."""
+        ctx = dataclasses.replace(self._context, budget=Budget(None))
+        base = key("prepare", self.identity, self.means.train_threads, self.means.device)
+        ready, steps = Pipeline(passes).run(given, ctx, self.store, base, "original")
+        if not isinstance(ready, TorchModel):
+            raise BadModel("what prepares the original must give a TorchModel")
+        self.steps.extend(steps)
+        self._adopt(ready)
 
     def _adopt(self, original: TorchModel) -> None:
         """Take a model for the original: everything that is done from now on is keyed by it."""

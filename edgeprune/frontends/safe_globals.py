@@ -55,6 +55,7 @@ _TORCH_LAYERS: Mapping[str, tuple[str, ...]] = {
     "torch.nn.modules.flatten": ("Flatten", "Unflatten"),
     "torch.nn.modules.instancenorm": ("InstanceNorm2d",),
     "torch.nn.modules.linear": ("Identity", "Linear"),
+    "torch.nn.modules.loss": ("BCEWithLogitsLoss",),  # kept by detectors whose training was interrupted
     "torch.nn.modules.normalization": ("GroupNorm", "LayerNorm", "LocalResponseNorm"),
     "torch.nn.modules.padding": (
         "CircularPad2d", "ConstantPad2d", "ReflectionPad2d", "ReplicationPad2d", "ZeroPad2d",

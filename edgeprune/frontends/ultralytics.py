@@ -39,9 +39,8 @@ SUPPORTED = "edgeprune compiles detectors of YOLOv3, YOLOv5u, YOLOv8 and YOLO11"
 
 def is_checkpoint(found: object) -> bool:
     """Whether an object read from a file is a detector of the package."""
-    return isinstance(found, nn.Module) and type(found).__module__ == "ultralytics.nn.tasks" and (
-        kind(found) == "DetectionModel"
-    )  # fmt: skip
+    here = type(found).__module__ == "ultralytics.nn.tasks"
+    return isinstance(found, nn.Module) and here and kind(found) == "DetectionModel"
 
 
 def build(found: nn.Module, training: object, label: str) -> tuple[Detector, ModelSpec]:
@@ -75,8 +74,11 @@ def build(found: nn.Module, training: object, label: str) -> tuple[Detector, Mod
 
 def class_layer(module: nn.Module) -> str | None:
     """Return the qualified name of a layer of the head that has a row a class; None for another network's."""
-    layers = [name for name, part in module.named_modules() if isinstance(part, Detect)]
-    return f"{layers[0]}.cv3.0.{len(module.get_submodule(f'{layers[0]}.cv3.0')) - 1}" if layers else None
+    for name, part in module.named_modules():
+        if isinstance(part, Detect):
+            stack = f"{name}.cv3.0"
+            return f"{stack}.{len(list(module.get_submodule(stack).children())) - 1}"
+    return None
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------

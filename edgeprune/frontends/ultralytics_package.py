@@ -10,6 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,17 @@ def _hint(stem: str, known: Mapping[str, object]) -> str:
 
 def _imported(module: str, purpose: str) -> Any:
     """Import a module of the package. Raises MissingPackage, with what needs it, where the package is not there."""
+    if find_spec("ultralytics") is None:
+        raise MissingPackage("ultralytics", "ultralytics", purpose)
     try:
         if "ultralytics" in sys.modules:
             return importlib.import_module(module)
         with _quiet():
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "ultralytics" and error.name != "ultralytics":
+        if (error.name or "").startswith("ultralytics."):
             raise
-        raise MissingPackage(error.name or "ultralytics", "ultralytics", purpose) from error
+        raise MissingPackage(str(error.name), "ultralytics", purpose) from error
 
 
 @contextmanager
