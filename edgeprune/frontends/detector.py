@@ -75,5 +75,7 @@ def with_classes(model: TorchModel, classes: Sequence[str], seed: int) -> TorchM
             f"change the classes of YOLO checkpoints only: give a model for the data's classes"
         )
     known = {name.casefold(): index for index, name in enumerate(model.spec.classes)}
-    head.classify([known.get(name.casefold()) for name in classes], torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng(devices=[]):  # a new layer fills itself with numbers of torch's own, which are not kept
+        kept = [known.get(name.casefold()) for name in classes]
+        head.classify(kept, torch.Generator().manual_seed(seed))
     return TorchModel(module.eval(), dataclasses.replace(model.spec, classes=tuple(classes)), model.inputs)
