@@ -258,11 +258,12 @@ def scenes(count: int, seed: int, names: Sequence[str] = NAMES) -> list[tuple[np
     for number in range(count):
         pixels = rng.normal(110, 25, (SIZE, SIZE, 3))
         rows: list[tuple[float, ...]] = []
-        for corner in range(0 if number % 16 == 15 else 1 + number % 2):
-            kind = (number + corner) % len(names)
+        objects = 0 if number % 16 == 15 else 1 + number % 2
+        for which in range(objects):
+            kind = (number + which) % len(names)
             w, h = rng.integers(14, 30, 2)
-            x, y = rng.integers(0, 32 - w // 2) + 32 * corner * (w < 28), rng.integers(0, SIZE - h)
-            x = min(int(x), SIZE - int(w))
+            room = SIZE // objects  # two stand side by side
+            x, y = room * which + rng.integers(0, room - w), rng.integers(0, SIZE - h)
             pixels[y : y + h, x : x + w] = np.array(COLOURS[names[kind]]) + rng.normal(0, 12, (h, w, 3))
             rows.append((kind, (x + w / 2) / SIZE, (y + h / 2) / SIZE, w / SIZE, h / SIZE))
         found.append((pixels.clip(0, 255).astype(np.uint8), rows))
@@ -285,7 +286,7 @@ def write_data(root: Path, names: Sequence[str] = NAMES, test: bool = False, **c
 
 
 @cache
-def learned(steps: int = 140) -> dict[str, Tensor]:
+def learned(steps: int = 80) -> dict[str, Tensor]:
     """Return weights of ``seeded(width=8, levels=2)`` that find the rectangles: some seconds of training."""
     from edgeprune.model import ModelSpec
     from edgeprune.tasks.boxes import objective

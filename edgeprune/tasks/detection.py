@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from edgeprune.tasks.boxes.letterbox import Letterbox
 from edgeprune.tasks.boxes.pictures import Picture, Pictures
 from edgeprune.tasks.boxes.precision import Truth, precision
 from edgeprune.tasks.boxes.suppression import Detections, Suppression
+
+Transfer = Literal["auto", "always", "never"]
 
 CHUNK = 32
 """Images scored at a time."""
@@ -76,6 +78,8 @@ class Detection(Task):
         for option in ("batch", "calibration"):
             if getattr(self, option) < 1:
                 raise BadOption(f"task.{option} must be at least 1, not {getattr(self, option)}")
+        if self.transfer not in get_args(Transfer):
+            raise BadOption(f"task.transfer is auto, always or never, not {str(self.transfer)[:40]!r}")
         try:
             self._augment, self._suppression  # noqa: B018  (their own ranges are theirs to check)
         except ValueError as error:
