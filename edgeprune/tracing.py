@@ -113,7 +113,7 @@ def _keep_flattens(graph: Any) -> None:
     from torch_pruning.ops import OPTYPE
 
     for node in graph.module2node.values():
-        size: Sequence[int] = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
+        size: tuple[int, ...] = tuple(getattr(node.grad_fn, "_saved_self_sym_sizes", ()))
         if node.type != OPTYPE.RESHAPE or len(size) < 3:
             continue
         edges = [*node.dependencies]

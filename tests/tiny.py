@@ -154,15 +154,15 @@ def _note(line: str) -> None:
 def _watch() -> None:
     from edgeprune.compiler.cache import Journal
     from edgeprune.compiler.workshop import Workshop
-    from edgeprune.passes.finetune import _State
+    from edgeprune.passes.training import Training
 
-    put, finish, measure = Journal.__setitem__, _State.finish, Workshop.measure
+    put, finish, measure = Journal.__setitem__, Training.finish, Workshop.measure
 
     def journal(self: Journal, name: str, value: float) -> None:
         put(self, name, value)
         _note(f"evaluation {self._path.name} {name}")
 
-    def epoch(self: _State, number: int, loss: float, ctx: Any) -> None:
+    def epoch(self: Training, number: int, loss: float, ctx: Any) -> None:
         finish(self, number, loss, ctx)
         _note(f"epoch {self.path.parent} {number}")
 
@@ -171,7 +171,7 @@ def _watch() -> None:
         _note(f"timing {' '.join(models)}")
         return found
 
-    Journal.__setitem__, _State.finish, Workshop.measure = journal, epoch, timing  # type: ignore[method-assign]
+    Journal.__setitem__, Training.finish, Workshop.measure = journal, epoch, timing  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

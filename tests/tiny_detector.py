@@ -286,7 +286,7 @@ def write_data(root: Path, names: Sequence[str] = NAMES, test: bool = False, **c
 
 
 @cache
-def learned(steps: int = 80) -> dict[str, Tensor]:
+def learned(steps: int = 140) -> dict[str, Tensor]:
     """Return weights of ``seeded(width=8, levels=2)`` that find the rectangles: some seconds of training."""
     from edgeprune.model import ModelSpec
     from edgeprune.tasks.boxes import objective

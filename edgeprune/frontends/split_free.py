@@ -142,7 +142,7 @@ class Detect(Head):
             assert isinstance(stack, nn.Sequential)
             old = stack[-1]
             assert isinstance(old, nn.Conv2d) and old.bias is not None
-            new = nn.Conv2d(old.in_channels, len(kept), 1)
+            new = nn.utils.skip_init(nn.Conv2d, old.in_channels, len(kept), 1)  # draws nothing from torch's generator
             with torch.no_grad():
                 drawn = torch.randn(new.weight.shape, generator=generator) * 0.1 / math.sqrt(old.in_channels)
                 new.weight.copy_(drawn)

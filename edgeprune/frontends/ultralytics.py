@@ -125,13 +125,13 @@ def _layer(found: nn.Module) -> nn.Module:
 
 def _conv(found: nn.Module) -> Conv:
     made = conv(found)
-    made.load_state_dict({name: tensor.float() for name, tensor in found.state_dict().items()})
+    made.load_state_dict(found.state_dict())  # which converts to float32
     return made
 
 
 def _convolution(found: nn.Module) -> nn.Conv2d:
     made = convolution(found)
-    made.load_state_dict({name: tensor.float() for name, tensor in found.state_dict().items()})
+    made.load_state_dict(found.state_dict())  # which converts to float32
     return made
 
 

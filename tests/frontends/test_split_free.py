@@ -141,6 +141,15 @@ def test_a_twin_learns_as_the_original_does(pair: Callable[[], tuple[nn.Module, 
     assert (slopes[0] - slopes[1]).abs().max() <= 1e-4 * slopes[0].abs().max()
 
 
+@pytest.mark.parametrize("add", [True, False])
+def test_skips_go_around_attention_and_around_what_follows(add: bool) -> None:
+    block = psa_block(attention_pair()[1], add).eval()
+    x = torch.randn(1, 8, 3, 4)
+    with torch.no_grad():
+        middle = block.attn(x) + (x if add else 0)
+        assert torch.equal(block(x), block.ffn(middle) + (middle if add else 0))
+
+
 def test_halves_share_nothing_with_the_whole() -> None:
     whole = conv(3, 4)
     first, second = halves(whole)
@@ -186,12 +195,13 @@ def test_other_classes_keep_what_is_known() -> None:
     head = detect().eval()
     levels = torch.randn(1, 6, 4, 3), torch.randn(1, 5, 2, 1)
     with torch.no_grad():
-        before = head(*levels)
-        head.classify([2, None], torch.Generator().manual_seed(1))
+        before, state = head(*levels), torch.get_rng_state()
+        head.classify([2, None, 0, 1], torch.Generator().manual_seed(1))
+        assert torch.equal(torch.get_rng_state(), state)
         after = head(*levels)
-    assert after.shape == (1, 16 + 2, 14)
+    assert after.shape == (1, 16 + 4, 14)
     assert torch.equal(after[:, :16], before[:, :16])
-    assert torch.allclose(after[:, 16], before[:, 18], atol=1e-6)
+    assert torch.allclose(after[:, [16, 18, 19]], before[:, [18, 16, 17]], atol=1e-6)
     rare = after[:, 17].sigmoid()
     assert rare.min() > 0.001 and rare.max() < 0.05  # a new class is expected in one place of a hundred
     assert all(parameter.requires_grad for parameter in head.parameters())

@@ -152,7 +152,8 @@ def test_the_package_is_imported_quietly(tmp_path: Path) -> None:
         "assert torch.save is save and dict(os.environ) == before"
     )
     kept = {key: value for key, value in os.environ.items() if key != "YOLO_CONFIG_DIR"}
-    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "TMPDIR": str(tmp_path),
+            "YOLO_OFFLINE": "1"}  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], env=kept | home, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.rglob("*ltralytics*"))
@@ -224,6 +225,8 @@ def test_every_name_is_a_class_of_the_package() -> None:
         found = ultralytics_package.resolve(text)
         assert isinstance(found, type) and found.__module__.startswith("ultralytics.")
         assert found.__name__ == text.rpartition(".")[2]
+    older = {"ultralytics.nn.modules.Detect", "ultralytics.yolo.utils.loss.v8DetectionLoss"}
+    assert older < ultralytics_package.NAMES.keys()
     assert {n.rpartition(".")[2] for n in ultralytics_package.NAMESPACES} == {"IterableSimpleNamespace"}
 
 
