@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -142,14 +143,14 @@ class Detect(Head):
             assert isinstance(stack, nn.Sequential)
             old = stack[-1]
             assert isinstance(old, nn.Conv2d) and old.bias is not None
-            new = nn.utils.skip_init(nn.Conv2d, old.in_channels, len(kept), 1)  # draws nothing from torch's generator
+            new: Any = nn.utils.skip_init(nn.Conv2d, old.in_channels, len(kept), 1)  # draws nothing from torch's generator
             with torch.no_grad():
                 drawn = torch.randn(new.weight.shape, generator=generator) * 0.1 / math.sqrt(old.in_channels)
                 new.weight.copy_(drawn)
-                new.bias.fill_(-math.log((1 - RARE) / RARE))  # type: ignore[union-attr]
+                new.bias.fill_(-math.log((1 - RARE) / RARE))
                 for index, row in enumerate(kept):
                     if row is not None:
-                        new.weight[index], new.bias[index] = old.weight[row], old.bias[row]  # type: ignore[index]
+                        new.weight[index], new.bias[index] = old.weight[row], old.bias[row]
             stack[-1] = new
 
 
