@@ -143,7 +143,8 @@ class Detect(Head):
             assert isinstance(stack, nn.Sequential)
             old = stack[-1]
             assert isinstance(old, nn.Conv2d) and old.bias is not None
-            new: Any = nn.utils.skip_init(nn.Conv2d, old.in_channels, len(kept), 1)  # draws nothing from torch's generator
+            # On meta its own random start draws nothing from torch's generator.
+            new: Any = nn.Conv2d(old.in_channels, len(kept), 1, device="meta").to_empty(device="cpu")
             with torch.no_grad():
                 drawn = torch.randn(new.weight.shape, generator=generator) * 0.1 / math.sqrt(old.in_channels)
                 new.weight.copy_(drawn)
