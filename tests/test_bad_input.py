@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import tiny_detector
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
@@ -281,13 +282,13 @@ def test_an_image_that_is_none(here: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--agent", "pppo"), "unknown agent 'pppo'; did you mean 'ppo'?"),
-        (("--task", "detections"), "unknown task 'detections'; known: auto, classification, detection, or file.py:Name for"),
+        (("--task", "detections"), "unknown task 'detections'; known: auto, classification, detection, or file"),
         (("--task", "t.py:T"), "there is no file t.py; give --task the path of a Python file"),
         (("--target", "jetson"), "unknown target 'jetson'; known: host-cpu"),
         (("--target", "mine.toml"), "unknown target 'mine.toml'; no such file"),
         (("--precision", "fp16"), "host-cpu has no fp16 arithmetic; its precisions are fp32, int8"),
         (("--recipe", "none"), "none holds no recipe.json; give a folder that `edgeprune compile` wrote"),
-        (("--set", "task.sead=1"), "classification has no option 'sead'; did you mean 'seed'?"),
+        (("--set", "task.sead=1"), "task has no option 'sead'; did you mean 'seed'?"),
         (("--set", "task.seed=1"), "task.seed is the build's own; give it with --seed"),
         (("--set", "task.batch=0"), "task.batch must be at least 1, not 0"),
         (("--set", "finetune.lr=nan"), "finetune.lr takes a number, not 'nan'"),
@@ -330,6 +331,127 @@ def test_a_device_that_is_not_there(here: Path) -> None:
 def test_targets_of_the_users_own(text: str, sentence: str, here: Path) -> None:
     Path("mine.toml").write_text(text)
     assert compiling("--target", "mine.toml").startswith(f"error: {sentence}")
+
+
+# --- detectors --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints of a detector for red, green and blue, and data: ``same`` classes, and ``other`` ones."""
+    at = tmp_path_factory.mktemp("detectors")
+    tiny_detector.save(at / "detector.pt", tiny_detector.seeded(), opt={"imgsz": 64})
+    tiny_detector.write_data(at / "same", train=8, val=8)
+    tiny_detector.write_data(at / "other", names=("yellow", "red"), train=8, val=8)
+    return at
+
+
+@pytest.fixture
+def there(detectors: Path, here: Path) -> Path:
+    """Work in a folder with a classifier and a detector, and data for both."""
+    return Path(shutil.copytree(detectors, here, dirs_exist_ok=True))
+
+
+def detecting(*more: str, data: str = "same/data.yaml", model: str = "detector.pt", code: int = 2) -> str:
+    return refused("compile", model, "--data", data, "--cost", "macs", "--quiet", *more, code=code)
+
+
+class MP(torch.nn.Module):
+    """A layer of YOLOv7 alone."""
+
+
+LAYOUTS = ("a dataset for detection is a data.yaml (keys train, val and names), a folder that holds one, or a folder "
+           "with KITTI's image_2/ and label_2/")  # fmt: skip
+
+
+def test_data_of_the_other_kind(there: Path) -> None:
+    assert detecting(data="data.npz") == f"error: data.npz is not a dataset for detection; {LAYOUTS}"
+    sentence = "holds boxes, but the model is no detector; give a detector, or other data"
+    for data in ("same", "same/data.yaml"):
+        assert compiling("--input", "1x3x12x12", data=data) == f"error: {data} {sentence}"
+        assert compiling("--input", "1x3x12x12", "--task", "detection", data=data) == f"error: {data} {sentence}"
+
+
+def test_tasks_that_do_not_fit(there: Path) -> None:
+    assert detecting("--task", "classification") == "error: the model is a detector; leave --task away"
+    shaped = ("--task", "detection", "--input", "1x3x12x12")
+    assert compiling(*shaped) == f"error: data.npz is not a dataset for detection; {LAYOUTS}"
+    assert detecting("--task", "detections").startswith("error: unknown task 'detections'; known: auto, classification")
+
+
+def test_classes_that_do_not_fit(there: Path) -> None:
+    assert detecting("--set", "task.transfer=never", data="other/data.yaml") == (
+        "error: other/data.yaml has 2 classes but the model 3; leave task.transfer at auto to train a head for them"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("task.transfer=sometimes", "task.transfer takes one of auto, always, never, done, not 'sometimes'"),
+        ("task.batch=0", "task.batch must be at least 1, not 0"),
+        ("task.confidence=2", "task: confidence is a fraction in [0, 1], not 2.0"),
+        ("task.mosaic=-1", "augmentation: mosaic must be a number from 0 to 1, not -1.0"),
+        ("task.anchors=3", "task has no option 'anchors'; known: batch, calibration, confidence, data, flip, hue, iou"),
+        ("task.model=x", "task.model is what the model file says of itself; leave it away"),
+        ("task.data=x", "task.data is the build's own; give it with --data"),
+        ("transfer.epochs=-1", "transfer: epochs must not be negative, not -1"),
+        ("transfer.lr=fast", "transfer.lr takes a number, not 'fast'"),
+        ("transfer.length=3", "transfer has no option 'length'; known: average, distillation, epochs, lr, momentum"),
+    ],
+)
+def test_options_of_detection(option: str, sentence: str, there: Path) -> None:
+    assert detecting("--set", option, data="other/data.yaml").startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize("size", ["1x3x72x64", "1x3x64x40"])
+def test_an_input_that_is_no_multiple_of_the_stride(size: str, there: Path) -> None:
+    assert detecting("--input", size) == (
+        f"error: height and width of --input must be multiples of 16 for this detector, not {size[4:]}"
+    )
+
+
+def test_an_architecture_beside_a_detector(there: Path) -> None:
+    assert detecting("--arch", "net.py:net") == (
+        "error: detector.pt is a YOLOv5 checkpoint and holds its own architecture; leave --arch away"
+    )
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-900])
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda root: (root / "labels/train/train000.txt").write_text("3 0.5 0.5 0.1 0.1\n"),
+         "labels/train/train000.txt"),
+        (lambda root: [shutil.rmtree(root / "labels/train"), (root / "labels/train").mkdir()],
+         "no image of train has a label file"),
+        (lambda root: [p.unlink() for p in (root / "images/val").iterdir()], "images/val"),
+        (lambda root: (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: []\n"), "names"),
+    ],
+    ids=["a class out of range", "no labels", "no images", "no classes"],
+)  # fmt: skip
+def test_data_that_is_wrong(harm: Callable[[Path], Any], sentence: str, there: Path) -> None:
+    harm(there / "same")
+    found = detecting()
+    assert found.startswith("error: ") and sentence in found
+
+
+def test_an_image_that_cannot_be_decoded_is_named(there: Path) -> None:
+    _cut(there / "same/images/train/train003.png")
+    _cut(there / "same/images/val/val003.png")
+    assert "same/images/" in (found := detecting("--set", "task.calibration=8")) and "003.png" in found
+
+
+def test_a_detector_of_another_family(there: Path) -> None:
+    with tiny_detector.pretending(models_common=(MP,)):
+        torch.save({"model": torch.nn.Sequential(MP())}, "yolov7.pt")
+    assert detecting(model="yolov7.pt") == (
+        "error: yolov7.pt is a YOLOv7 checkpoint, which edgeprune cannot read (it names models.common.MP); it reads "
+        "checkpoints of YOLOv5 v6 and v7, and of YOLOv8 and YOLO11 with the extra ultralytics"
+    )
 
 
 # --- places to write --------------------------------------------------------------------------------------------------

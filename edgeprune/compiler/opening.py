@@ -157,7 +157,9 @@ def _asked(request: Request, defaults: Classification | Detection) -> dict[str, 
     for name in ("data", "seed"):
         if name in settings:
             raise BadOption(f"task.{name} is the build's own; give it with --{name}")
-    asked = configure(defaults, settings) if settings else None
+    if "model" in settings:
+        raise BadOption("task.model is what the model file says of itself; leave it away")
+    asked = configure(defaults, settings, "task") if settings else None
     return {name: getattr(asked, name) for name in settings}
 
 

@@ -69,17 +69,19 @@ class Request:
 
 
 @overload
-def configure(target: type[T], settings: Mapping[str, str]) -> T: ...
+def configure(target: type[T], settings: Mapping[str, str], title: str = "") -> T: ...
 @overload
-def configure(target: T, settings: Mapping[str, str]) -> T: ...
-def configure(target: Any, settings: Mapping[str, str]) -> Any:
+def configure(target: T, settings: Mapping[str, str], title: str = "") -> T: ...
+def configure(target: Any, settings: Mapping[str, str], title: str = "") -> Any:
     """Return an instance of a dataclass (or a changed copy of one) with fields set from text by their annotated types.
 
-    Understood are int, float (finite), bool, str, Path, Literal, Optional (``none``) and tuples (commas between).
+    ``title`` is what messages call it, where the user knows it by another name than its own. Understood are int, float
+    (finite), bool, str, Path, Literal, Optional (``none``) and tuples (commas between).
+
     Raises BadOption for an unknown field, naming the nearest, and for text the field's type does not allow.
     """
     cls = target if isinstance(target, type) else type(target)
-    title = getattr(cls, "name", cls.__name__)
+    title = title or getattr(cls, "name", cls.__name__)
     known = [f.name for f in dataclasses.fields(cls) if f.init]
     hints = get_type_hints(cls) if settings else {}
     values = {}

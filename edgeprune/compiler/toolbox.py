@@ -61,7 +61,7 @@ def transfer(settings: Mapping[str, Mapping[str, str]], effort: Effort, task: Ta
     had better use. Raises BadOption for settings that cannot be.
     """
     usual = Finetune(epochs=TRANSFER_EPOCHS[effort], patience=PATIENCE, distillation=0.0)
-    return configure(dataclasses.replace(usual, **task.training), settings.get("transfer", {}))
+    return configure(dataclasses.replace(usual, **task.training), settings.get("transfer", {}), "transfer")
 
 
 def toolbox(

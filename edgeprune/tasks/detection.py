@@ -30,7 +30,7 @@ from edgeprune.tasks.boxes.pictures import Picture, Pictures
 from edgeprune.tasks.boxes.precision import Truth, precision
 from edgeprune.tasks.boxes.suppression import Detections, Suppression
 
-Transfer = Literal["auto", "always", "never"]
+Transfer = Literal["auto", "always", "never", "done"]
 
 CHUNK = 32
 """Images scored at a time."""
@@ -60,7 +60,7 @@ class Detection(Task):
 
     data: Path
     model: ModelSpec
-    transfer: Literal["auto", "always", "never", "done"] = "auto"
+    transfer: Transfer = "auto"
     batch: int = 16
     calibration: int = 96
     confidence: float = 0.001
@@ -79,7 +79,7 @@ class Detection(Task):
             if getattr(self, option) < 1:
                 raise BadOption(f"task.{option} must be at least 1, not {getattr(self, option)}")
         if self.transfer not in get_args(Transfer):
-            raise BadOption(f"task.transfer is auto, always or never, not {str(self.transfer)[:40]!r}")
+            raise BadOption(f"task.transfer is auto, always, never or done, not {str(self.transfer)[:40]!r}")
         try:
             self._augment, self._suppression  # noqa: B018  (their own ranges are theirs to check)
         except ValueError as error:

@@ -33,7 +33,7 @@ def test_a_detector_trains_longer_and_a_new_head_until_it_gets_no_better() -> No
         epochs=60, lr=0.01, momentum=0.937, average=0.998, patience=10, distillation=0.0
     )
     assert transfer({"transfer": {"epochs": "3"}}, "normal", Detection).epochs == 3
-    with pytest.raises(BadOption, match=r"^finetune has no option 'epoch'; did you mean 'epochs'\?$"):
+    with pytest.raises(BadOption, match=r"^transfer has no option 'epoch'; did you mean 'epochs'\?$"):
         transfer({"transfer": {"epoch": "3"}}, "normal", Detection)
 
 

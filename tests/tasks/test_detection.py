@@ -97,6 +97,13 @@ def test_a_model_that_is_trained_here_is_judged_by_what_is_held_out_of_train(dat
     assert other._splits["search"].files != found._splits["search"].files
 
 
+def test_a_model_whose_head_was_trained_on_this_data_keeps_the_splits_of_that_training(data: Path) -> None:
+    here = task(data, dataclasses.replace(SPEC, classes=("a", "b")), seed=4)
+    done = task(data, transfer="done", seed=4)
+    assert done.splits() == here.splits() and done.notes() == () and not done.foreign
+    assert done._splits["search"].files == here._splits["search"].files
+
+
 @pytest.mark.parametrize("classes", [tiny.NAMES, ("a", "b")])
 def test_three_splits_are_taken_as_they_are(classes: tuple[str, ...], tmp_path: Path) -> None:
     yaml = tiny.write_data(tmp_path / "data", test=True)
@@ -117,6 +124,7 @@ def test_three_splits_are_taken_as_they_are(classes: tuple[str, ...], tmp_path: 
         (("red", "green", "blue", "grey"), "auto", True),
         (("a", "b", "c"), "auto", True),
         (("a", "b", "c"), "never", False),
+        (("a", "b", "c"), "done", False),
         (("red", "green", "blue"), "always", True),
     ],
 )
@@ -124,9 +132,10 @@ def test_a_head_is_foreign_by_its_names(classes: tuple[str, ...], transfer: Any,
     assert task(data, dataclasses.replace(SPEC, classes=classes), transfer=transfer).foreign is foreign
 
 
-def test_another_count_of_classes_needs_a_transfer(data: Path) -> None:
+@pytest.mark.parametrize("transfer", ["never", "done"])
+def test_another_count_of_classes_needs_a_transfer(transfer: Any, data: Path) -> None:
     with pytest.raises(BadData) as caught:
-        task(data, dataclasses.replace(SPEC, classes=("a", "b")), transfer="never")
+        task(data, dataclasses.replace(SPEC, classes=("a", "b")), transfer=transfer)
     assert str(caught.value) == (
         f"{data} has 3 classes but the model 2; leave task.transfer at auto to train a head for them"
     )
@@ -152,7 +161,7 @@ def test_notes_say_what_becomes_of_the_model(data: Path) -> None:
         ("iou", -0.1, "task: iou is a fraction in [0, 1], not -0.1"),
         ("mosaic", 2.0, "augmentation: mosaic must be a number from 0 to 1, not 2.0"),
         ("hue", float("nan"), "augmentation: hue must be a number from 0 to 0.5, not nan"),
-        ("transfer", "sometimes", "task.transfer is auto, always or never, not 'sometimes'"),
+        ("transfer", "sometimes", "task.transfer is auto, always, never or done, not 'sometimes'"),
         ("colour", 1, "unknown option task.colour; known: batch, calibration, confidence, flip, hue, iou, mosaic, "
                       "saturation, scale, transfer, translate, value"),
         ("flips", 1, "unknown option task.flips; did you mean 'flip'?"),

@@ -64,9 +64,10 @@ def halves(found: Found, seed: int) -> tuple[Found, Found]:
             f"{found.name} is too small to be halved into a search and a test split; add images or give a third split "
             f"(test beside val)"
         )
+    origin = f"of {found.name}, seed {seed}; apart from train"
     return (
-        dataclasses.replace(found.without(second), name=f"one half of {found.name}, seed {seed}; apart from train"),
-        dataclasses.replace(found.without(first), name=f"the other half of {found.name}, seed {seed}; apart from train"),
+        dataclasses.replace(found.without(second), name=f"one half {origin}"),
+        dataclasses.replace(found.without(first), name=f"the other half {origin}"),
     )
 
 
