@@ -15,9 +15,11 @@ import pytest
 import tiny
 import tiny_detector
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import edgeprune
+from edgeprune.cli import main
 from edgeprune.compiler.driver import Build
 from edgeprune.model import ModelSpec, OnnxModel, file_digest
 from edgeprune.passes.activation import Activation
@@ -113,15 +115,7 @@ def test_a_detector_is_judged_by_its_map_and_gets_smaller(same: Made) -> None:
 def test_the_folder_holds_everything(same: Made) -> None:
     names = {"model.onnx", "model.safetensors", "recipe.json", "manifest.json", "report.json", "report.html"}
     assert names <= {p.name for p in same.directory.iterdir()}
-    assert edgeprune_verify(same.directory) == 0
-
-
-def edgeprune_verify(directory: Path) -> int:
-    from click.testing import CliRunner
-
-    from edgeprune.cli import main
-
-    return int(CliRunner().invoke(main, ["verify", str(directory), "--quiet"]).exit_code)
+    assert CliRunner().invoke(main, ["verify", str(same.directory), "--quiet"]).exit_code == 0
 
 
 def test_what_a_runtime_must_know_travels_with_the_graph(same: Made) -> None:
@@ -142,10 +136,30 @@ def test_the_heads_of_the_result_are_whole(same: Made, at: Path) -> None:
     assert sum(p.numel() for p in module.parameters()) < 0.8 * 74_032
 
 
-def test_a_second_build_is_all_cache(same: Made, at: Path, tmp_path: Path) -> None:
-    again = build(tmp_path / "again", same.cache, "same/data.yaml")
-    assert again.report.steps and all(step.cached for step in again.report.steps)
+def test_the_command_line_builds_the_same_out_of_the_cache(
+    same: Made, at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(same.cache))
+    settings = [f"--set={table}.{name}={value}" for table, found in SETTINGS.items() for name, value in found.items()]
+    result = CliRunner().invoke(main, [
+        "compile", "m.pt", "--data", "same/data.yaml", "--input", "1x3x64x64", "--effort", "quick", "--evaluations",
+        "3", "--epochs", "1", "--cost", "macs", "--agent", "uniform", "--max-macs", "0.6x", "--max-accuracy-drop",
+        "0.9", "--out", str(tmp_path / "again"), "--quiet", *settings,
+    ])  # fmt: skip
+    assert result.exit_code == {"met": 0, "not-met": 3}[same.report.verdict], result.stderr
+    again = Report.model_validate_json((tmp_path / "again" / "report.json").read_text())
+    assert again.steps and all(step.cached for step in again.steps)
     assert file_digest(tmp_path / "again" / "model.onnx") == file_digest(same.directory / "model.onnx")
+    assert "mAP50-95" in result.stdout or "mAP" in (tmp_path / "again" / "report.html").read_text()
+
+
+def test_inspect_lists_what_can_be_pruned(at: Path) -> None:
+    result = CliRunner().invoke(main, ["inspect", "m.pt", "--json"])
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["parameters"] == 74_032
+    reasons = {row["group"]: row["reason"] for row in found["rows"]}
+    assert reasons["model.15.m.0"] == "its channels are the model's outputs" and reasons["model.2.cv1.conv"] == ""
 
 
 # --- other classes ----------------------------------------------------------------------------------------------------
