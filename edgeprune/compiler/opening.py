@@ -54,6 +54,7 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
     original, transfer = loaded.model, False
     if task is None and _kind(request, original.spec) == "detection" and request.data is not None:
         task = _detection(request, original.spec)
+    if isinstance(task, Detection):
         notes += task.notes()
         transfer = task.foreign
         if transfer:

@@ -21,12 +21,16 @@ from torch import nn
 import edgeprune
 from edgeprune.cli import main
 from edgeprune.compiler.driver import Build
+from edgeprune.compiler.opening import open_request
+from edgeprune.compiler.request import Request
+from edgeprune.frontends.checkpoint import Source, load
 from edgeprune.model import ModelSpec, OnnxModel, file_digest
 from edgeprune.passes.activation import Activation
 from edgeprune.passes.base import Silent
 from edgeprune.passes.export import Export
 from edgeprune.passes.prune import Prune
 from edgeprune.report import Report
+from edgeprune.tasks.detection import Detection
 
 SETTINGS = {"task": {"batch": "16", "calibration": "16"}, "sparsify": {"recalibration": "16"},
             "transfer": {"epochs": "2"}}  # fmt: skip
@@ -226,6 +230,16 @@ def test_replaced_activations_after_a_transfer_survive_load(other: Made, at: Pat
     assert_same(module, tmp_path / "c")
     spec = ModelSpec.from_json(OnnxModel.read(tmp_path / "c" / "model.onnx").spec.to_json())
     assert spec.classes == ("yellow", "red")
+
+
+def test_a_task_given_from_python_is_transferred_to_as_well(at: Path) -> None:
+    model = load(Source(Path("m.pt"), None), (1, 3, 64, 64)).model
+    opened = open_request(Request(), model, Detection.open(Path("other"), model.spec))
+    assert opened.transfer and opened.original.spec.classes == ("yellow", "red")
+    assert opened.original.module(model.inputs[0]).shape == (1, 3 * 7, 80)
+    assert any("its head is trained for them first" in note for note in opened.notes)
+    opened = open_request(Request(), model, Detection.open(Path("same"), model.spec))
+    assert not opened.transfer and opened.original.digest() == model.digest()
 
 
 def test_a_replay_on_other_data_is_refused(other: Made, at: Path, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from edgeprune.model import TorchModel
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TorchModel:
-    """A network of three classes, red, green and blue, on two levels."""
-    path = tiny.save(tmp_path_factory.mktemp("detector") / "m.pt", tiny.seeded())
+    """A network of three classes, Red, green and blue, on two levels."""
+    path = tiny.save(tmp_path_factory.mktemp("detector") / "m.pt", tiny.seeded(names=["Red", "green", "blue"]))
     return load(Source(path, None), (1, 3, 64, 64)).model
 
 
@@ -76,7 +76,7 @@ def test_new_rows_come_from_the_seed_and_the_original_is_not_touched(model: Torc
     assert all(torch.equal(one[k], v) for k, v in same.items())
     assert [k for k, v in other.items() if not torch.equal(one[k], v)] == ["model.15.m.0.weight", "model.15.m.1.weight"]
     assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())
-    assert model.spec.classes == tiny.NAMES
+    assert model.spec.classes == ("Red", "green", "blue")
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -65,6 +65,20 @@ def test_the_command_line_says_so_with_exit_code_2(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("family", "mark"),
+    [
+        *(("a YOLOv7 checkpoint", f"models.{one}") for one in ("yolo.IDetect", "yolo.IAuxDetect", "common.RepConv",
+                                                              "common.MP")),
+        *(("a YOLOv9 checkpoint", f"models.{one}") for one in ("common.RepNCSPELAN4", "yolo.DDetect",
+                                                              "yolo.DualDDetect")),
+        ("an RT-DETR checkpoint", "src.zoo.rtdetr.rtdetr.RTDETR"),
+    ],
+)  # fmt: skip
+def test_one_mark_is_enough(family: str, mark: str) -> None:
+    assert families.of({mark, "models.yolo.Model", "models.common.Conv", "torch.nn.modules.conv.Conv2d"}) == family
+
+
 @pytest.mark.parametrize("names", [("torch.nn.modules.conv.Conv2d",), ("mymodels.yolo.Model",), ("yoloxy.A",), ()])
 def test_other_names_are_no_family(names: tuple[str, ...]) -> None:
     assert families.of(names) == ""

@@ -185,6 +185,9 @@ def test_a_model_whose_outputs_cannot_be_read(spec: ModelSpec, message: str, dat
         task(data, spec).score(empty(task(data)), "search")
 
 
+STILL = dict.fromkeys(("mosaic", "scale", "translate", "flip", "hue", "saturation", "value"), 0.0)
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +202,16 @@ def test_batches_hang_on_epoch_and_seed_alone(data: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(one.targets, two.targets, strict=True))
     for other in (found.train_batches(4, 1), found.train_batches(3, 2)):
         assert not torch.equal(next(iter(other)).inputs, first[0].inputs)
+
+
+def test_order_and_changes_hang_on_epoch_and_seed_each(data: Path) -> None:
+    def first(epoch: int, seed: int, **options: Any) -> torch.Tensor:
+        return next(iter(task(data, **options).train_batches(epoch, seed))).inputs
+
+    for other in ((1, 0), (0, 1)):
+        assert not torch.equal(first(0, 0, **STILL), first(*other, **STILL)), "the order"
+        whole, changed = (first(*which, batch=64).sum((1, 2, 3)).sort().values for which in ((0, 0), other))
+        assert not torch.equal(whole, changed), "what is done to each image"
 
 
 def test_batches_are_what_network_and_loss_take(data: Path) -> None:
@@ -220,8 +233,7 @@ def test_batches_are_what_network_and_loss_take(data: Path) -> None:
 
 def test_without_augmentation_the_targets_lie_on_their_objects(data: Path) -> None:
     """Red boxes must lie on red pixels, whatever the order and the batch."""
-    still = {name: 0.0 for name in ("mosaic", "scale", "translate", "flip", "hue", "saturation", "value")}
-    for batch in task(data, batch=16, **still).train_batches(0, 0):
+    for batch in task(data, batch=16, **STILL).train_batches(0, 0):
         for image, kind, x, y, *_ in batch.targets[0].tolist():
             pixel = batch.inputs[int(image), :, int(y), int(x)] * 255
             assert int(pixel.argmax()) == int(kind) and pixel.max() > 150
