@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     at = tmp_path_factory.mktemp("detectors")
     tiny_detector.save(at / "m.pt", tiny_detector.trained().half(), opt={"imgsz": 64})
     tiny_detector.write_data(at / "same", train=48, val=32)
-    tiny_detector.write_data(at / "other", names=("yellow", "red"), train=32, val=16)
+    tiny_detector.write_data(at / "other", names=("yellow", "red"), train=32, val=20)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(at)
         tiny.install(tiny.Clock(), patch.setattr)
@@ -184,14 +184,14 @@ def test_a_new_head_is_trained_before_anything_is_compiled(other: Made) -> None:
 
 
 def test_what_judges_is_held_out_of_train_and_test_is_all_of_val(other: Made) -> None:
-    assert [(s.name, s.n) for s in other.report.splits] == [("train", 16), ("search", 16), ("test", 16)]
+    assert [(s.name, s.n) for s in other.report.splits] == [("train", 16), ("search", 16), ("test", 20)]
     assert other.report.splits[1].origin == "held out of train, no drives known, seed 0; apart from train"
 
 
 def test_the_dense_model_trains_on_as_a_control(other: Made) -> None:
     control = other.report.control
     assert control is not None and control.name == "control" and control.score is not None
-    assert control.macs == other.report.baseline.macs and control.score.split == "test"
+    assert control.macs == other.report.baseline.macs and (control.score.split, control.score.n) == ("test", 20)
     assert control.name not in {c.name for c in other.report.candidates}
     assert control.measurement.latency_ms is not None
 

@@ -60,6 +60,19 @@ def test_no_drive_is_divided(seed: int) -> None:
     assert search.name == f"held out of train, by drive, seed {seed}; apart from train"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_drive_that_is_too_long_stays_in_train(seed: int) -> None:
+    drives = ["long"] * 300 + [f"drive {i // 2}" for i in range(200)]
+    _, search = held_out(split([[0]] * 500, drives), seed)
+    assert "long" not in search.drives and len(search.files) == 100
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_image_with_objects_is_not_enough_for_both_sides(seed: int) -> None:
+    with pytest.raises(BadData, match="train is too small to hold images out of it"):
+        held_out(split([[0], *([[]] * 299)]), seed)
+
+
 def test_images_without_a_drive_go_one_by_one() -> None:
     drives = ["a"] * 150 + [""] * 250
     train, search = held_out(split([[0]] * 400, drives), 0)
