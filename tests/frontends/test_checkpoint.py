@@ -166,11 +166,6 @@ def test_a_module_of_another_version_is_refused_plainly(tmp_path: Path) -> None:
         load(Source(tmp_path / "m.pt", None), (1, 3, 8, 8))
 
 
-def test_yolo_is_told_apart(tmp_path: Path, data_pack: Path) -> None:
-    with pytest.raises(UnsafeModel, match=r"is a YOLO detector checkpoint .*; this version compiles classifiers only$"):
-        load(Source(data_pack / "weights" / "yolov5n.pt", None), None)
-
-
 def without(*names: str) -> dict[str, Tensor]:
     return {k: v for k, v in weights().items() if k not in names}
 
