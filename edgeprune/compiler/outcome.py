@@ -166,7 +166,7 @@ def conclude(
         steps=workshop.steps,
         search=_search(outcome, choice, tools),
         plan=_plan(chosen),
-        learning=_learning(outcome),
+        learning=_learning(workshop, outcome),
         artifacts=[],
         environment=_environment(workshop),
         notes=notes,
@@ -244,8 +244,10 @@ def _plan(chosen: Finished) -> list[GroupRow]:
     return [GroupRow.model_validate(row) for row in chosen.fact("sparsify", "plan") or ()]
 
 
-def _learning(outcome: Outcome) -> list[dict[str, Any]]:
+def _learning(workshop: Workshop, outcome: Outcome) -> list[dict[str, Any]]:
     seen: dict[str, Sequence[Any]] = {}
+    for step in workshop.preparation:
+        seen["original"] = step.facts.get("epochs") or ()
     for candidate in (*outcome.probes, *outcome.candidates.values()):
         epochs = candidate.fact("finetune", "epochs")
         if epochs and epochs not in seen.values():

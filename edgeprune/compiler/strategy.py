@@ -82,7 +82,8 @@ class Strategy:
         if best is not None:
             self._finish_pair(best)
         if self.workshop.prepared and self.tools.trains:
-            self.outcome.control = self.workshop.finish("control", [self.tools.finetune, self.tools.export])
+            training = [self.tools.retrain] * bool(self._replacing) + [self.tools.finetune]
+            self.outcome.control = self.workshop.finish("control", [*training, self.tools.export])
         return self.outcome
 
     # --- activations ------------------------------------------------------------------------------
@@ -104,7 +105,8 @@ class Strategy:
             self.outcome.notes.append(f"{found}: they stay as they are")
             return
         name = "activations-quantized"
-        trained = self.workshop.finish(name, [replacing, self.tools.finetune, self.tools.export, self.tools.quantize])
+        first: list[AnyPass] = [replacing, self.tools.retrain]
+        trained = self.workshop.finish(name, [*first, self.tools.export, self.tools.quantize])
         held = self.workshop.holds(trained) is not False
         drop = 100 * self._drop(trained)
         self.outcome.candidates[name] = trained
@@ -113,7 +115,7 @@ class Strategy:
             + ("replaced" if held else "they stay as they are")
         )
         if held:
-            self._replacing = [replacing]
+            self._replacing = first
 
     # --- with a floor alone -----------------------------------------------------------------------
 
@@ -203,8 +205,7 @@ class Strategy:
         return self._noted(self.workshop.finish(name, self._full(self._cutting(limits, evaluations))))
 
     def _cutting(self, limits: Mapping[str, float], evaluations: int) -> list[AnyPass]:
-        """Return the passes up to the training; a search judges with the activations that the weights know."""
-        return [self.tools.prune, self._searching(limits, evaluations), *self._replacing]
+        return [*self._replacing, self.tools.prune, self._searching(limits, evaluations)]
 
     def _noted(self, probe: Finished) -> Finished:
         self._asked.update(probe.fact("sparsify", "asked") or ())

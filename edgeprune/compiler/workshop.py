@@ -95,7 +95,8 @@ class Workshop:
     ) -> None:
         self.task, self.means = task, means
         self.prepared = bool(prepare)
-        """Whether the original was trained here, rather than given."""
+        """Whether the original was trained here, rather than given; ``preparation`` says how."""
+        self.preparation: tuple[StepRecord, ...] = ()
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
         self.steps: list[StepRecord] = []
@@ -116,10 +117,10 @@ class Workshop:
         """Make the original of what was given. Builds of other budgets share it, so it must not know this one's."""
         ctx = dataclasses.replace(self._context, budget=Budget(None))
         base = key("prepare", self.identity, self.means.train_threads, self.means.device)
-        ready, steps = Pipeline(passes).run(given, ctx, self.store, base, "original")
+        ready, self.preparation = Pipeline(passes).run(given, ctx, self.store, base, "original")
         if not isinstance(ready, TorchModel):
             raise BadModel("what prepares the original must give a TorchModel")
-        self.steps.extend(steps)
+        self.steps.extend(self.preparation)
         self._adopt(ready)
 
     def _adopt(self, original: TorchModel) -> None:
@@ -176,9 +177,7 @@ class Workshop:
         )
 
     def _finish_original(self) -> Finished:
-        prepared = tuple(self.steps)
-        found = self.finish("original", (find.find("passes", "export")(),))
-        return dataclasses.replace(found, steps=(*prepared, *found.steps))
+        return self.finish("original", (find.find("passes", "export")(),))
 
     def finish(self, name: str, passes: Sequence[AnyPass]) -> Finished:
         """Run ``passes`` on the original (they end in an ONNX model), count, and score the emitted graph on the
@@ -225,7 +224,7 @@ class Workshop:
         with self.store.open(key("score", self._runtime, model.digest(), split)) as folder:
             if finished(folder):
                 saved = np.load(folder / "score.npz", allow_pickle=False)
-                replicates = saved["replicates"] if "replicates" in saved else None
+                replicates = saved.get("replicates")
                 return Score(float(saved["value"]), int(saved["n"]), saved["per_item"], replicates)
             with self.open(model) as predict:
                 score = self.task.score(predict, split)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -150,15 +149,16 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
 def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the passes with their searches replaced by what they found.
 
-    All cuts are made where the last of them stood before the model was first trained: on the same side of a change of
-    activations, so that batch norms are re-estimated under the same ones.
+    All cuts are made where the last of them stood before the model was first trained, or, if none stood there, where
+    the last one did: on the same side of a change of activations, so that batch norms are re-estimated under the same.
     """
     decided: list[tuple[str, Mapping[str, Any]]] = []
     searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
     cuts = dataclasses.replace(chosen.torch.surgery, activations={}) if chosen.torch is not None else None
     recut = Recut.of(cuts, searched.options["recalibration"] if searched else 0) if cuts else None
-    early = itertools.takewhile(lambda s: s.name != "finetune", chosen.steps)
-    place = max((i for i, s in enumerate(early) if s.name in _CUTTING), default=0)
+    training = next((i for i, s in enumerate(chosen.steps) if s.name == "finetune"), len(chosen.steps))
+    cutting = [i for i, s in enumerate(chosen.steps) if s.name in _CUTTING]
+    place = max([i for i in cutting if i < training] or cutting, default=0)
     for i, step in enumerate(chosen.steps):
         if i == place and recut is not None:
             decided.append(("recut", dataclasses.asdict(recut)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeprune.errors import BadModel, UnmetRequirement
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
-from edgeprune.passes.training import Training
+from edgeprune.passes.training import Training, ahead
 from edgeprune.tasks.base import Batch, Task
 
 
@@ -84,9 +84,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
     def _epoch(self, state: Training, task: Task, ctx: Context, epoch: int) -> float:
         state.module.train()
         steps, total = task.train_steps(), 0.0
-        bar = ctx.progress.track(
-            task.train_batches(epoch, ctx.seed), f"fine-tune epoch {epoch + 1}/{self.epochs}", steps
-        )
+        batches = ahead(task.train_batches(epoch, ctx.seed))
+        bar = ctx.progress.track(batches, f"fine-tune epoch {epoch + 1}/{self.epochs}", steps)
         for step, batch in enumerate(bar):
             for settings in state.optimizer.param_groups:
                 settings["lr"] = self.lr * self._schedule((epoch + step / steps), self.epochs)

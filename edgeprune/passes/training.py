@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from edgeprune import masks
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context
+from edgeprune.tasks.base import Batch
 
 _SAVED = ("epoch", "steps", "best", "best_score", "best_epoch", "log", "unscored")
 
@@ -112,6 +115,15 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         for name in _SAVED:
             setattr(self, name, saved[name])
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches, each made while the one before it is trained on; they come in order, and end when asked to."""
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _decayed(module: nn.Module, decay: float) -> list[dict[str, Any]]:

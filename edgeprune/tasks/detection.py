@@ -28,6 +28,7 @@ from edgeprune.tasks.boxes.holding import halves, held_out
 from edgeprune.tasks.boxes.letterbox import Letterbox
 from edgeprune.tasks.boxes.pictures import Picture, Pictures
 from edgeprune.tasks.boxes.precision import Truth, precision
+from edgeprune.tasks.boxes.scenes import scenes
 from edgeprune.tasks.boxes.suppression import Detections, Suppression
 
 Transfer = Literal["auto", "always", "never", "done"]
@@ -44,8 +45,8 @@ class Detection(Task):
 
     - ``transfer``: whether the model's head is for other classes than the data's and must be trained first; by default
       it is where the class names differ. A model trained here has seen none of the data before, so its search split is
-      cut from train, whole drives where they are known, and the evaluation split is test as it stands. ``done`` says
-      that such a model is given: the same splits, nothing to train.
+      cut from train, by drive where drives are known and else by scene (images that look alike), and the evaluation
+      split is test as it stands. ``done`` says that such a model is given: the same splits, nothing to train.
     - ``batch``: images a training batch. ``calibration``: images for quantizer and BatchNorm statistics.
     - ``confidence``, ``iou``: of the suppression behind mAP. A user's own application will want a higher confidence.
     - ``mosaic``: share of training images made of four; ``scale`` and ``translate``: largest change of size and place,
@@ -61,7 +62,7 @@ class Detection(Task):
     data: Path
     model: ModelSpec
     transfer: Transfer = "auto"
-    batch: int = 16
+    batch: int = 8
     calibration: int = 96
     confidence: float = 0.001
     iou: float = 0.6
@@ -207,7 +208,10 @@ class Detection(Task):
         if rest:
             return {"train": train, "search": first, "test": rest[0]}
         if self.foreign or self.transfer == "done":
-            train, search = held_out(train, self.seed)
+            unit = "drive" if any(train.drives) else "scene"
+            if unit == "scene":
+                train = dataclasses.replace(train, drives=scenes(train.files))
+            train, search = held_out(train, self.seed, unit)
             return {"train": train, "search": search, "test": first}
         search, test = halves(first, self.seed)
         return {"train": train, "search": search, "test": test}

@@ -10,14 +10,14 @@ from pathlib import Path
 PUBLISHED = {0.0: (0.425, 45.0), 0.5: (0.417, 28.0), 0.75: (0.395, 16.0), 0.9: (0.348, 11.0)}
 """Share removed: (mAP, milliseconds) as the hyper-efficient pruning paper states them for a YOLOv5 on KITTI.
 
-Another model size, input, split and machine (Jetson AGX Xavier), and "sparsity" there means weights that are zero: to be
-read beside our rows, not against them.
+Another model size, input, split and machine (Jetson AGX Xavier), and "sparsity" there means weights that are zero: to
+be read beside our rows, not against them.
 """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One finished artifact. ``removed`` is the share of the dense model's parameters that is gone (or is zero).
+    """One finished artifact. ``level`` is the share of the dense model's parameters to be gone, or zero.
 
     ``score`` is mAP50-95 on the images that chose nothing, ``drop`` against the dense model on the same images with its
     95 % bootstrap interval; ``ratio`` is p50 beside the dense float model in the same session, on one thread.
@@ -41,20 +41,22 @@ class Row:
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table: a line a method and level, mean and spread (standard deviation) over the seeds."""
     lines = [
-        "| removed | method | precision | seeds | mAP50-95 | drop, points | p50, × dense | size, × dense | published mAP, ms |",
+        "| removed | method | precision | seeds | mAP50-95 | drop, points | p50, × dense | size, × dense "
+        "| published mAP, ms |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     dense = next(r for r in rows if r.method == "dense" and r.precision == "fp32")
     for key in dict.fromkeys((r.level, r.method, r.precision) for r in rows):
         same = [r for r in rows if (r.level, r.method, r.precision) == key]
         level, method, precision = key
-        said = PUBLISHED.get(level)
-        published = f"{100 * said[0]:.1f}, {said[1]:.0f}" if said and precision == "fp32" and method != "uniform" else ""
-        lines.append(
-            f"| {100 * level:.0f} % | {method} | {precision} | {len(same)} | {_spread([100 * r.score for r in same], 1)} "
-            f"| {_spread([100 * r.drop for r in same], 1)} | {_spread([r.ratio for r in same], 2)} "
-            f"| {_spread([r.size_bytes / dense.size_bytes for r in same], 2)} | {published} |"
-        )
+        said = PUBLISHED.get(level) if precision == "fp32" and method in ("dense", "agent") else None
+        cells = (
+            f"{100 * level:.0f} %", method, precision, str(len(same)), _spread([100 * r.score for r in same], 1),
+            _spread([100 * r.drop for r in same], 1), _spread([r.ratio for r in same], 2),
+            _spread([r.size_bytes / dense.size_bytes for r in same], 2),
+            f"{100 * said[0]:.1f}, {said[1]:.0f}" if said else "",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

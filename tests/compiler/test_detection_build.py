@@ -185,7 +185,7 @@ def test_a_new_head_is_trained_before_anything_is_compiled(other: Made) -> None:
 
 def test_what_judges_is_held_out_of_train_and_test_is_all_of_val(other: Made) -> None:
     assert [(s.name, s.n) for s in other.report.splits] == [("train", 16), ("search", 16), ("test", 20)]
-    assert other.report.splits[1].origin == "held out of train, no drives known, seed 0; apart from train"
+    assert other.report.splits[1].origin == "held out of train, by scene, seed 0; apart from train"
 
 
 def test_the_dense_model_trains_on_as_a_control(other: Made) -> None:

@@ -161,12 +161,13 @@ def test_what_holds_deeper_but_runs_slower_is_not_taken(run: Any) -> None:
     assert any(p.share < 0.6 for p in outcome.probes)
 
 
-REPLACED = ["prune", "sparsify", "activation", "finetune", "export", "quantize"]
+REPLACED = ["activation", "finetune", "prune", "sparsify", "finetune", "export", "quantize"]
 
 
 def test_cheaper_activations_are_taken_where_they_pay_and_hold(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7)
-    assert [p.name for p in outcome.candidates["activations-quantized"].passes] == REPLACED[2:]
+    dense = outcome.candidates["activations-quantized"].passes
+    assert [p.name for p in dense] == [*REPLACED[:2], *REPLACED[-2:]] and dense[1].epochs == 2
     assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED
     assert outcome.notes == [
         "replacing activations by relu makes 0.700x of the quantized latency, and +0.00 points of drop on the search "
@@ -176,7 +177,7 @@ def test_cheaper_activations_are_taken_where_they_pay_and_hold(run: Any) -> None
 
 def test_cheaper_activations_that_cost_the_floor_are_not_taken(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7, relu_loses=30)
-    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == [p for p in REPLACED if p != "activation"]
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED[2:]
     assert outcome.notes == [
         "replacing activations by relu makes 0.700x of the quantized latency, and +3.00 points of drop on the search "
         "split after training: they stay as they are"
@@ -203,6 +204,8 @@ def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(run: Any) ->
     assert outcome.control is not None and [p.name for p in outcome.control.passes] == ["finetune", "export"]
     assert outcome.control.passes[0] == outcome.candidates["pruned-quantized"].passes[2]
     assert "control" not in outcome.candidates
+    _, replaced = run(Budget(0.01), prepared=True, cost="measured", smooth=True, cheaper=0.7)
+    assert [p.epochs for p in replaced.control.passes[:-1]] == [2, 1]
     assert run(Budget(0.01))[1].control is None
 
 

@@ -90,7 +90,7 @@ def test_a_model_that_is_trained_here_is_judged_by_what_is_held_out_of_train(dat
     assert found.foreign
     assert [(s.name, s.n, s.origin) for s in found.splits()] == [
         ("train", 32, "train, without those held out"),
-        ("search", 32, "held out of train, no drives known, seed 4; apart from train"),
+        ("search", 32, "held out of train, by scene, seed 4; apart from train"),
         ("test", 32, "val"),
     ]
     other = task(data, dataclasses.replace(SPEC, classes=("a", "b")), seed=5)
@@ -340,7 +340,7 @@ def test_the_digest_is_that_of_the_content(data: Path, own: Path) -> None:
 
 
 OPTIONS = {
-    "batch": 8, "calibration": 95, "confidence": 0.01, "iou": 0.5, "mosaic": 0.4, "scale": 0.3, "seed": 1, "flip": 0.0,
+    "batch": 16, "calibration": 95, "confidence": 0.01, "iou": 0.5, "mosaic": 0.4, "scale": 0.3, "seed": 1, "flip": 0.0,
     "translate": 0.2, "hue": 0.0, "saturation": 0.1, "value": 0.1, "transfer": "always",
 }  # fmt: skip
 

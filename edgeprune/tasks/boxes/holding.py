@@ -16,11 +16,11 @@ LEAST = 100
 SHARE = 0.2
 
 
-def held_out(train: Found, seed: int) -> tuple[Found, Found]:
+def held_out(train: Found, seed: int, unit: str = "drive") -> tuple[Found, Found]:
     """Return (train, search): a fifth of the images, at least LEAST, taken out of train to judge by.
 
-    Whole drives are taken where drives are known, because neighbouring frames would give the answers away. Raises
-    BadData when train holds too little to be cut in two.
+    Whole drives are taken where drives are known, because neighbouring frames would give the answers away; ``unit``
+    says what ``train.drives`` names. Raises BadData when train holds too little to be cut in two.
     """
     total = len(train.files)
     wanted = min(max(LEAST, round(SHARE * total)), total // 2)
@@ -31,15 +31,15 @@ def held_out(train: Found, seed: int) -> tuple[Found, Found]:
     names = sorted(units)
     taken: list[int] = []
     for position in rng.permutation(len(names)):
-        unit = units[names[position]]
-        if len(taken) < wanted and len(taken) + len(unit) <= max(1.2 * wanted, wanted + 1):
-            taken += unit
+        whole = units[names[position]]
+        if len(taken) < wanted and len(taken) + len(whole) <= max(1.2 * wanted, wanted + 1):
+            taken += whole
     if not _shows_objects(train, taken) or not _shows_objects(train, set(range(total)).difference(taken)):
         raise BadData(
             f"{train.name} is too small to hold images out of it for judging inside the build ({total} images, "
-            f"{len(units)} drives or single images); add images, or give a third split (val beside test)"
+            f"{len(units)} {unit}s or single images); add images, or give a third split (val beside test)"
         )
-    drives = "by drive" if any(train.drives) else "no drives known"
+    drives = f"by {unit}" if any(train.drives) else "no drives known"
     rest = train.without(set(taken))
     return (
         dataclasses.replace(rest, name=f"{train.name}, without those held out"),
