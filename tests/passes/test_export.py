@@ -4,7 +4,11 @@ import subprocess
 import sys
 import sysconfig
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -189,3 +193,18 @@ def test_the_exporters_own_remarks_are_not_the_users(monkeypatch, caplog):
     export.to_proto(net(), BOARD.opset)
     talker.warning("heard again")
     assert [record.message for record in caplog.records if record.name == talker.name] == ["heard again"]
+
+
+def test_a_difference_no_larger_than_the_modules_own_doubt_is_let_through(tmp_path: Path) -> None:
+    model = torch_model(net(), (1, 3, 16, 16))
+    ctx, facts = context(tmp_path, model)
+    Export(tolerance=1e-12).run(model, ctx)
+    assert 0 < facts["difference"] < 1e-5
+
+    @contextmanager
+    def off(one: OnnxModel) -> Iterator[Any]:
+        with ctx.open(one) as predict:
+            yield lambda images: predict(images) * np.float32(1.001)
+
+    with pytest.raises(BadModel, match="^the exported graph differs from the module by "):
+        Export(tolerance=1e-12).run(model, replace(ctx, open=off))
