@@ -19,6 +19,7 @@ from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
+from edgeprune.passes.activation import Activation
 from edgeprune.passes.sparsify import Sparsify
 
 STEP = 0.05
@@ -91,31 +92,39 @@ class Strategy:
     def _replace_activations(self, ceilings: Ceilings, quantized: Finished) -> None:
         """Train and cut with cheaper activations from here on, if they pay on the clock and, trained, hold the floor.
 
-        Whether they pay shows without training, at the precision that the quantized-only candidate has.
+        First all that are to be replaced, then half of what they compute. Whether that pays shows without training, at
+        the precision that the quantized-only candidate has.
         """
         replacing = self.tools.activation
         if replacing.to == "none" or not self.tools.trains or self.workshop.means.cost != "measured":
             return
         if not smooth(self.workshop.original.module):
             return
-        shape = ceilings.untrained("untrained, activations replaced", [replacing])
+        for part in (1.0, 0.5):
+            share = part * replacing.share
+            what = f"replacing {100 * share:.0f} % of the activations by {replacing.to}"
+            if self._replaced(what, dataclasses.replace(replacing, share=share), ceilings, quantized):
+                return
+
+    def _replaced(self, what: str, replacing: Activation, ceilings: Ceilings, quantized: Finished) -> bool:
+        """Try it, say what came of it, and return whether that was the last word."""
+        shape = ceilings.untrained(f"untrained, {what}", [replacing])
         before, after = (self.workshop.recorded_measure(c).ratio or math.inf for c in (quantized, shape))
-        found = f"replacing activations by {replacing.to} makes {after / before:.3f}x of the quantized latency"
+        found = f"{what} makes {after / before:.3f}x of the quantized latency"
         if after * WORTH > before:
             self.outcome.notes.append(f"{found}: they stay as they are")
-            return
+            return True
         name = "activations-quantized"
         first: list[AnyPass] = [replacing, self.tools.retrain]
         trained = self.workshop.finish(name, [*first, self.tools.export, self.tools.quantize])
         held = self.workshop.holds(trained) is not False
-        drop = 100 * self._drop(trained)
         self.outcome.candidates[name] = trained
         self.outcome.notes.append(
-            f"{found}, and {drop:+.2f} points of drop on the search split after training: "
+            f"{found}, and {100 * self._drop(trained):+.2f} points of drop on the search split after training: "
             + ("replaced" if held else "they stay as they are")
         )
-        if held:
-            self._replacing = first
+        self._replacing = first if held else []
+        return held
 
     # --- with a floor alone -----------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ def toolbox(
 ) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
 
-    ``task`` says what fine-tuning had better use.
+    ``task`` says what search and fine-tuning had better use.
 
     Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement
     for options that cannot be.
@@ -103,7 +103,8 @@ def toolbox(
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     criterion = Sparsify.criterion if data else "l2"
-    sparsify = configure(Sparsify(agent=chosen, evaluations=count, criterion=criterion), settings.get("sparsify", {}))
+    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion)
+    sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
     finetune = configure(usual, settings.get("finetune", {}))
     return Toolbox(

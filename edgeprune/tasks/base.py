@@ -44,6 +44,8 @@ class Task(ABC):
     """What its score is called, for the report."""
     training: ClassVar[Mapping[str, Any]] = {}
     """What ``finetune`` had better use on this kind of data, where that is not its own default."""
+    searching: ClassVar[Mapping[str, Any]] = {}
+    """What ``sparsify`` had better use, likewise."""
     epochs: ClassVar[Mapping[str, int]] = {"quick": 3, "normal": 5, "long": 20}
     """Epochs that win the accuracy back, by effort."""
 

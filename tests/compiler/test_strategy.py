@@ -100,7 +100,8 @@ class Shop:
         trained = any(p.name == "finetune" for p in passes)
         full = self.cost_model.full
         wrong = self.loses(share) if trained else 0
-        wrong += self.relu_loses if trained and any(p.name == "activation" for p in passes) else 0
+        replaced = next((p.share for p in passes if p.name == "activation"), 0.0)
+        wrong += int(replaced * self.relu_loses) if trained else 0
         made = Made(name, tuple(passes), share, wrong, share * full["macs"], int(share * full["parameters"]), asked)
         self.finished.append(made)
         return made
@@ -110,7 +111,8 @@ class Shop:
 
     def recorded_measure(self, candidate: Made) -> Measurement:
         ratio = self.takes(candidate.share)
-        ratio *= self.cheaper if any(p.name == "activation" for p in candidate.passes) else 1.0
+        replaced = next((p.share for p in candidate.passes if p.name == "activation"), 0.0)
+        ratio *= 1.0 - replaced * (1.0 - self.cheaper)
         return Measurement(source="measured", latency_ms=Latency(p50=ratio, p90=ratio, p99=ratio), ratio=ratio)
 
 
@@ -167,28 +169,37 @@ REPLACED = ["activation", "finetune", "prune", "sparsify", "finetune", "export",
 def test_cheaper_activations_are_taken_where_they_pay_and_hold(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7)
     dense = outcome.candidates["activations-quantized"].passes
-    assert [p.name for p in dense] == [*REPLACED[:2], *REPLACED[-2:]] and dense[1].epochs == 2
+    assert [p.name for p in dense] == [*REPLACED[:2], *REPLACED[-2:]] and (dense[0].share, dense[1].epochs) == (1.0, 2)
     assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED
     assert outcome.notes == [
-        "replacing activations by relu makes 0.700x of the quantized latency, and +0.00 points of drop on the search "
-        "split after training: replaced"
+        "replacing 100 % of the activations by relu makes 0.700x of the quantized latency, and +0.00 points of drop on "
+        "the search split after training: replaced"
+    ]
+
+
+def test_where_all_cost_the_floor_half_are_tried(run: Any) -> None:
+    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.6, relu_loses=15)
+    assert outcome.candidates["activations-quantized"].passes[0].share == 0.5
+    assert outcome.candidates["pruned-quantized"].passes[0].share == 0.5
+    assert outcome.notes == [
+        "replacing 100 % of the activations by relu makes 0.600x of the quantized latency, and +1.50 points of drop on "
+        "the search split after training: they stay as they are",
+        "replacing 50 % of the activations by relu makes 0.800x of the quantized latency, and +0.70 points of drop on "
+        "the search split after training: replaced",
     ]
 
 
 def test_cheaper_activations_that_cost_the_floor_are_not_taken(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7, relu_loses=30)
     assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED[2:]
-    assert outcome.notes == [
-        "replacing activations by relu makes 0.700x of the quantized latency, and +3.00 points of drop on the search "
-        "split after training: they stay as they are"
-    ]
+    assert [note.rpartition(": ")[2] for note in outcome.notes] == ["they stay as they are"] * 2
 
 
 def test_cheaper_activations_that_gain_nothing_are_not_trained(run: Any) -> None:
     shop, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.96)
     assert "activations-quantized" not in outcome.candidates
     assert outcome.notes == [
-        "replacing activations by relu makes 0.960x of the quantized latency: they stay as they are"
+        "replacing 100 % of the activations by relu makes 0.960x of the quantized latency: they stay as they are"
     ]
     assert not any({"activation", "finetune"} <= {p.name for p in made.passes} for made in shop.finished)
 

@@ -140,3 +140,21 @@ def test_it_is_exported_as_one_operator(to: Kind, wanted: str, model: TorchModel
     with open_onnx(exported) as predict:
         difference = abs(predict(smooth_images(2)) - result.predict(smooth_images(2))).max()
     assert difference < 1e-4
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1e-6, 3), (0.5, 2), (1.0, 0)])
+def test_a_share_takes_the_largest_maps_first(share: float, kept: int, tmp_path: Path) -> None:
+    parts = [nn.Conv2d(3, 8, 1), nn.SiLU(), nn.Conv2d(8, 8, 1, stride=2), nn.Mish(), nn.Conv2d(8, 32, 1), nn.GELU(),
+             nn.Conv2d(32, 6, 1), nn.SiLU()]  # fmt: skip
+    model = torch_model(nn.Sequential(*parts), (1, 3, 16, 16))  # 2048, 512, 2048 and 384 elements
+    ctx, facts = context(tmp_path, model)
+    result = Activation("relu", share=share).run(model.clone(), ctx)
+    left = [type(part).__name__ for part in result.module if type(part) in (nn.SiLU, nn.Mish, nn.GELU)]
+    assert left == {3: ["Mish", "GELU", "SiLU"], 2: ["Mish", "SiLU"], 0: []}[kept]
+    assert facts["replaced"] == 4 - len(left)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.01])
+def test_a_share_is_a_fraction(share: float) -> None:
+    with pytest.raises(BadOption, match=rf"^activation\.share is a fraction above 0 and at most 1, not {share}$"):
+        Activation(share=share)
