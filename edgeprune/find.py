@@ -14,8 +14,8 @@ from typing import Any
 from edgeprune.errors import BadOption, nearest
 
 _NOT_PLUGINS = {
-    "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "training", "peak",
-    "custom", "images", "npz", "sampling", "sources",
+    "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "training",
+    "hints", "peak", "custom", "images", "npz", "sampling", "sources",
 }  # fmt: skip
 
 

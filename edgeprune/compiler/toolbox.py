@@ -65,8 +65,9 @@ def transfer(settings: Mapping[str, Mapping[str, str]], effort: Effort, task: Ta
     It ends when the score on the search split has not risen for PATIENCE epochs. ``task`` says what training
     had better use. Raises BadOption for settings that cannot be.
     """
-    usual = Finetune(epochs=TRANSFER_EPOCHS[effort], patience=PATIENCE, distillation=0.0)
-    return configure(dataclasses.replace(usual, **task.training), settings.get("transfer", {}), "transfer")
+    usual = Finetune(epochs=TRANSFER_EPOCHS[effort], patience=PATIENCE)
+    alone = {**task.training, "distillation": 0.0, "hints": 0.0}
+    return configure(dataclasses.replace(usual, **alone), settings.get("transfer", {}), "transfer")
 
 
 def toolbox(

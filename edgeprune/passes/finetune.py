@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgeprune.errors import BadModel, UnmetRequirement
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.hints import Hints
 from edgeprune.passes.training import Training, ahead
 from edgeprune.tasks.base import Batch, Task
 
@@ -23,11 +24,12 @@ class Finetune(Pass[TorchModel, TorchModel]):
 
     SGD with Nesterov momentum; ``lr`` falls to zero along a cosine after a warm-up of ``warmup`` epochs.
     ``distillation`` in [0, 1] weighs the task's distance to the teacher's outputs (softened by ``temperature``, where
-    the task softens) against the label loss. ``average`` in [0, 1) is the decay of a running average of the weights
-    (Polyak and Juditsky, 1992); where it is above 0, the average is what is scored and kept. Training ends early when
-    ``patience`` epochs in a row did not raise the score; 0 goes on to the end. The epoch before training counts as one
-    of those to keep. Masked weights stay at zero. Resumes from the last finished epoch; an epoch is a function of
-    (weights, optimizer state, seed, epoch), so a resumed run gives the same bytes.
+    the task softens) against the label loss; ``hints`` weighs, beside both and for each image, how far the features in
+    front of the output layers are from the teacher's. ``average`` in [0, 1) is the decay of a running average of the
+    weights (Polyak and Juditsky, 1992); where it is above 0, the average is what is scored and kept. Training ends
+    early when ``patience`` epochs in a row did not raise the score; 0 goes on to the end. The epoch before training
+    counts as one of those to keep. Masked weights stay at zero. Resumes from the last finished epoch; an epoch is a
+    function of (weights, optimizer state, seed, epoch), so a resumed run gives the same bytes.
     """
 
     name = "finetune"
@@ -41,6 +43,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
     distillation: float = 0.7
     temperature: float = 4.0
     warmup: float = 0.25
+    hints: float = 0.0
     average: float = 0.0
     patience: int = 0
 
@@ -53,8 +56,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
             raise ValueError("lr and temperature must be above zero")
         if not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum is in [0, 1), not {self.momentum}")
-        if min(self.weight_decay, self.warmup, self.patience) < 0:
-            raise ValueError("weight_decay, warmup and patience must not be negative")
+        if min(self.weight_decay, self.warmup, self.hints, self.patience) < 0:
+            raise ValueError("weight_decay, warmup, hints and patience must not be negative")
         if not 0.0 <= self.average < 1.0:
             raise ValueError(f"average is a decay in [0, 1), not {self.average}")
 
@@ -69,6 +72,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
             return model
         with _threads(ctx.train_threads):
             state = Training.start(model, self.momentum, self.weight_decay, self.average, ctx)
+            if self.hints:
+                state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs)
             if state.unscored is not None:
                 state.score(ctx)
             for epoch in range(state.epoch, self.epochs):
@@ -106,12 +111,13 @@ class Finetune(Pass[TorchModel, TorchModel]):
         inputs = batch.inputs.to(ctx.device).contiguous(memory_format=torch.channels_last)
         output = state.module(inputs)
         loss = task.loss(output, batch._replace(inputs=inputs))
-        if self.distillation == 0.0:
+        if self.distillation == self.hints == 0.0:
             return loss
         with torch.no_grad():
             taught = state.teacher(inputs)
         distance = task.distance(output, taught, self.temperature)
-        return (1 - self.distillation) * loss + self.distillation * distance
+        loss = (1 - self.distillation) * loss + self.distillation * distance
+        return loss + self.hints * len(inputs) * state.hints.distance() if state.hints else loss
 
     def _schedule(self, at: float, total: int) -> float:
         if at < self.warmup:

@@ -17,6 +17,7 @@ from edgeprune import masks
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context
+from edgeprune.passes.hints import Hints
 from edgeprune.tasks.base import Batch
 
 _SAVED = ("epoch", "steps", "best", "best_score", "best_epoch", "log", "unscored")
@@ -43,6 +44,7 @@ class Training:
     steps: int = 0
     log: list[dict[str, Any]] | None = None
     unscored: float | None = None
+    hints: Hints | None = None
 
     @staticmethod
     def start(model: TorchModel, momentum: float, weight_decay: float, average: float, ctx: Context) -> Training:

@@ -140,17 +140,17 @@ def test_masks_stay_masks(entry: str, average: float, tmp_path: Path, original: 
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("more", [{}, {"average": 0.9}, {"hints": 0.5}])
 @pytest.mark.parametrize("epoch", [0, 1, 3])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    epoch: int, average: float, tmp_path: Path, original: TorchModel, cut: TorchModel
+    epoch: int, more: dict[str, float], tmp_path: Path, original: TorchModel, cut: TorchModel
 ) -> None:
-    whole, facts = tuned(tmp_path / "whole", cut, Answers(original), average=average)
+    whole, facts = tuned(tmp_path / "whole", cut, Answers(original), **more)
     first = Answers(original, stop_in=epoch)
     with pytest.raises(KeyboardInterrupt):
-        tuned(tmp_path / "parts", cut, first, average=average)
+        tuned(tmp_path / "parts", cut, first, **more)
     second = Answers(original)
-    resumed, refound = tuned(tmp_path / "parts", cut, second, average=average)
+    resumed, refound = tuned(tmp_path / "parts", cut, second, **more)
     assert equal(resumed, whole) and refound == facts
     assert first.finished == list(range(epoch)) and second.begun == list(range(epoch, 4)), "no epoch is done twice"
     assert second.scored == 4 - epoch + (epoch == 0), "nor is one scored twice"
@@ -255,6 +255,21 @@ def test_training_ends_when_nothing_gets_better(tmp_path: Path, original: TorchM
     assert task.begun == [0, 1, 2, 3]
 
 
+def test_hints_pull_the_features_towards_the_teachers(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
+    from edgeprune.passes.hints import Hints
+
+    images = torch.cat([b.inputs for b in Answers(original).train_batches(0, 0)])
+    found = {}
+    for weight in (0.0, 5.0):
+        task = Answers(original, scores=[0.0, 1.0, 2.0, 3.0, 4.0])
+        student, _ = tuned(tmp_path / str(weight), cut, task, hints=weight)
+        hints = Hints(student.module, original.module, student.surgery, original.inputs)
+        student.module(images), original.module(images)
+        found[weight] = hints.distance().item()
+        hints.close()
+    assert found[5.0] < 0.8 * found[0.0]
+
+
 def test_the_average_of_the_weights_is_what_is_scored_and_kept(
     tmp_path: Path, original: TorchModel, cut: TorchModel
 ) -> None:
@@ -325,8 +340,8 @@ def test_training_needs_training_data(tmp_path: Path, original: TorchModel) -> N
         ({"lr": 0.0}, r"^lr and temperature must be above zero$"),
         ({"temperature": 0.0}, r"^lr and temperature must be above zero$"),
         ({"momentum": 1.0}, r"^momentum is in \[0, 1\), not 1\.0$"),
-        ({"warmup": -1.0}, r"^weight_decay, warmup and patience must not be negative$"),
-        ({"patience": -1}, r"^weight_decay, warmup and patience must not be negative$"),
+        ({"warmup": -1.0}, r"^weight_decay, warmup, hints and patience must not be negative$"),
+        ({"patience": -1}, r"^weight_decay, warmup, hints and patience must not be negative$"),
         ({"average": 1.0}, r"^average is a decay in \[0, 1\), not 1\.0$"),
     ],
 )
