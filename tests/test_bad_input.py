@@ -261,8 +261,11 @@ def _tree(*folders: str, images: int = 2) -> None:
         (lambda: _tree("train/a", "val/a"), "the files of an image folder have no common size; give one with --set"),
     ],
 )
-def test_image_folders(make: Callable[[], Any], sentence: str, here: Path) -> None:
+def test_image_folders(
+    make: Callable[[], Any], sentence: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("PIL")
+    monkeypatch.delenv("EDGEPRUNE_DATA", raising=False)
     make()
     assert compiling(data="tree").startswith(f"error: {sentence}")
 
@@ -398,7 +401,7 @@ def test_classes_that_do_not_fit(there: Path) -> None:
         ("task.data=x", "task.data is the build's own; give it with --data"),
         ("transfer.epochs=-1", "transfer: epochs must not be negative, not -1"),
         ("transfer.lr=fast", "transfer.lr takes a number, not 'fast'"),
-        ("transfer.length=3", "transfer has no option 'length'; known: average, distillation, epochs, lr, momentum"),
+        ("transfer.length=3", "transfer has no option 'length'; known: average, distillation, epochs, hints, lr"),
     ],
 )
 def test_options_of_detection(option: str, sentence: str, there: Path) -> None:

@@ -19,6 +19,7 @@ def refused(path: Path, message: str) -> None:
 def test_relative_paths_are_looked_up_in_the_data_folder_too(tmp_path, monkeypatch):
     (tmp_path / "data" / "set").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGEPRUNE_DATA", raising=False)
     with pytest.raises(BadData, match="there is no set; check --data, or name the folder of your datasets in EDGEPR"):
         sources.resolve(Path("set"))
     monkeypatch.setenv("EDGEPRUNE_DATA", str(tmp_path / "data"))
