@@ -118,6 +118,8 @@ class Strategy:
         first: list[AnyPass] = [replacing, self.tools.retrain]
         trained = self.workshop.finish(name, [*first, self.tools.export, self.tools.quantize])
         held = self.workshop.holds(trained) is not False
+        if name in self.outcome.candidates:
+            self.outcome.probes.append(dataclasses.replace(self.outcome.candidates[name], name="all activations"))
         self.outcome.candidates[name] = trained
         self.outcome.notes.append(
             f"{found}, and {100 * self._drop(trained):+.2f} points of drop on the search split after training: "

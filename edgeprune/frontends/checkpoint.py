@@ -27,6 +27,12 @@ Kind = Literal["state-dict", "safetensors", "pickle", "yolov5", "ultralytics", "
 _ARCH_FORMS = "--arch timm:NAME, torchvision:NAME, ultralytics:NAME or file.py:factory"
 _RANDOM = "the weights are random, so the figures say nothing about accuracy"
 
+_DETECTORS: Mapping[Any, tuple[str, Kind, str]] = {
+    yolov5: ("a YOLOv5", "yolov5", "opt"),
+    ultralytics: ("an Ultralytics", "ultralytics", "train_args"),
+}
+"""Front ends of whole detectors: what to call their checkpoints, and where those keep the training's options."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -109,18 +115,12 @@ def _with_weights(path: Path, source: Source) -> tuple[nn.Module, ModelSpec | No
     content, wrapped_in = state_dict.unwrap(found, str(path))
     if wrapped_in:
         notes += (f"took the weights under {'.'.join(wrapped_in)!r} of {path}",)
-    if yolov5.is_checkpoint(content):
-        if source.arch is not None:
-            raise BadOption(f"{path} is a YOLOv5 checkpoint and holds its own architecture; leave --arch away")
-        assert isinstance(content, nn.Module)
-        training = found.get("opt") if isinstance(found, Mapping) else None
-        return *yolov5.build(content, training, str(path)), "yolov5", notes
-    if ultralytics.is_checkpoint(content):
-        if source.arch is not None:
-            raise BadOption(f"{path} is an Ultralytics checkpoint and holds its own architecture; leave --arch away")
-        assert isinstance(content, nn.Module)
-        training = found.get("train_args") if isinstance(found, Mapping) else None
-        return *ultralytics.build(content, training, str(path)), "ultralytics", notes
+    for family, (title, kind_of_file, options) in _DETECTORS.items():
+        if isinstance(content, nn.Module) and family.is_checkpoint(content):
+            if source.arch is not None:
+                raise BadOption(f"{path} is {title} checkpoint and holds its own architecture; leave --arch away")
+            training = found.get(options) if isinstance(found, Mapping) else None
+            return *family.build(content, training, str(path)), kind_of_file, notes
     if isinstance(content, nn.Module):
         kind = "pickle"
         with _incomplete(path):

@@ -181,6 +181,7 @@ def test_where_all_cost_the_floor_half_are_tried(run: Any) -> None:
     _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.6, relu_loses=15)
     assert outcome.candidates["activations-quantized"].passes[0].share == 0.5
     assert outcome.candidates["pruned-quantized"].passes[0].share == 0.5
+    assert [(p.name, p.passes[0].share) for p in outcome.probes[:1]] == [("all activations", 1.0)], "shown all the same"
     assert outcome.notes == [
         "replacing 100 % of the activations by relu makes 0.600x of the quantized latency, and +1.50 points of drop on "
         "the search split after training: they stay as they are",
