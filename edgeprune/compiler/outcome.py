@@ -249,7 +249,8 @@ def _learning(workshop: Workshop, outcome: Outcome) -> list[dict[str, Any]]:
     for step in workshop.preparation:
         seen["original"] = step.facts.get("epochs") or ()
     for candidate in (*outcome.probes, *outcome.candidates.values()):
-        epochs = candidate.fact("finetune", "epochs")
+        trained = [s.facts["epochs"] for s in candidate.steps if s.name == "finetune" and "epochs" in s.facts]
+        epochs = trained[-1] if trained else ()  # the first of two is that of the activations, a candidate of its own
         if epochs and epochs not in seen.values():
             seen[candidate.name] = epochs
     return [{"candidate": name, **epoch} for name, epochs in seen.items() for epoch in epochs]

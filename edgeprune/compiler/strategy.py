@@ -82,7 +82,7 @@ class Strategy:
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
-        if self.workshop.prepared and self.tools.trains:
+        if self.workshop.preparation and self.tools.trains and (best is not None or self._replacing):
             training = [self.tools.retrain] * bool(self._replacing) + [self.tools.finetune]
             self.outcome.control = self.workshop.finish("control", [*training, self.tools.export])
         return self.outcome

@@ -94,9 +94,8 @@ class Workshop:
         prepare: Sequence[AnyPass] = (),
     ) -> None:
         self.task, self.means = task, means
-        self.prepared = bool(prepare)
-        """Whether the original was trained here, rather than given; ``preparation`` says how."""
         self.preparation: tuple[StepRecord, ...] = ()
+        """How the original was trained here; empty where it was given."""
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
         self.steps: list[StepRecord] = []

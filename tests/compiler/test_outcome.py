@@ -199,3 +199,18 @@ def test_limits_become_absolute_and_what_was_not_timed_is_unchecked() -> None:
     times[result.name] = Measurement(source="unavailable")
     first = outcome._checks(shop, result, times, None, None, Request(budget=budget))[0]  # type: ignore[arg-type]
     assert (first.found, first.basis, first.held) == (None, "unchecked", None)
+
+
+def test_a_candidate_trained_twice_shows_its_own_training() -> None:
+    def trained(*losses: float) -> tuple[SimpleNamespace, ...]:
+        rows = [[{"epoch": 0, "loss": None, "score": loss}] for loss in losses]
+        return tuple(SimpleNamespace(name="finetune", facts={"epochs": row}) for row in rows)
+
+    found = outcome.Outcome(
+        {"activations-quantized": Made("activations-quantized", steps=trained(0.3)),
+         "pruned-only": Made("pruned-only", steps=trained(0.3, 0.4))},  # type: ignore[dict-item]
+        [Made("probe", steps=trained(0.3, 0.4))],  # type: ignore[list-item]
+    )  # fmt: skip
+    shop = SimpleNamespace(preparation=trained(0.1))
+    rows = [(r["candidate"], r["score"]) for r in outcome._learning(shop, found)]  # type: ignore[arg-type]
+    assert rows == [("original", 0.1), ("probe", 0.4), ("activations-quantized", 0.3)]

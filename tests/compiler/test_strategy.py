@@ -72,7 +72,7 @@ class Shop:
     cost: str = "macs"
     loses: Callable[[float], int] = lambda share: 0
     takes: Callable[[float], float] = lambda share: share
-    prepared: bool = False
+    preparation: tuple[str, ...] = ()
     smooth: bool = False
     cheaper: float = 1.0
     """What other activations make of the latency, and ``relu_loses`` of the accuracy once trained."""
@@ -212,11 +212,11 @@ def test_activations_stay_where_no_clock_decides_or_none_is_smooth(run: Any, opt
 
 
 def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(run: Any) -> None:
-    _, outcome = run(Budget(0.01), prepared=True)
+    _, outcome = run(Budget(0.01), preparation=("finetune",))
     assert outcome.control is not None and [p.name for p in outcome.control.passes] == ["finetune", "export"]
     assert outcome.control.passes[0] == outcome.candidates["pruned-quantized"].passes[2]
     assert "control" not in outcome.candidates
-    _, replaced = run(Budget(0.01), prepared=True, cost="measured", smooth=True, cheaper=0.7)
+    _, replaced = run(Budget(0.01), preparation=("finetune",), cost="measured", smooth=True, cheaper=0.7)
     assert [p.epochs for p in replaced.control.passes[:-1]] == [2, 1]
     assert run(Budget(0.01))[1].control is None
 
@@ -288,7 +288,8 @@ def test_a_build_slower_than_its_shape_is_cut_further(run: Any) -> None:
 
 
 def test_lower_precision_alone_may_do(run: Any) -> None:
-    shop, outcome = run(Budget(0.01, max_size=Limit(0.5, True)))
+    shop, outcome = run(Budget(0.01, max_size=Limit(0.5, True)), preparation=("finetune",))
+    assert outcome.control is None, "nothing was trained that it could be a control for"
     assert outcome.notes == ["lower precision alone meets every ceiling, so nothing was pruned for them"]
     assert searched(shop) == 0
 

@@ -9,6 +9,8 @@ from networks import toy
 from torch import nn
 
 from edgeprune.frontends.checkpoint import Source, load
+from edgeprune.frontends.detector import Detector
+from edgeprune.frontends.split_free import Detect
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.hints import Hints, output_layers
 from edgeprune.surgery import rebuild
@@ -55,6 +57,30 @@ def test_the_distance_is_the_share_of_the_teachers_features_an_image() -> None:
     hints.close()
     before = len(student.module.head._forward_pre_hooks)
     assert before == 0, "nothing stays behind"
+
+
+def test_every_image_counts_by_its_own_features() -> None:
+    teacher, student = seeded(), seeded()
+    with torch.no_grad():
+        student.module.body.bias += 1.0  # the same error everywhere: a share that differs from image to image
+    hints = Hints(student.module, teacher.module, Surgery(), teacher.inputs)
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    images *= torch.tensor([1.0, 2, 3, 40]).view(4, 1, 1, 1)
+    with torch.no_grad():
+        student.module(images), teacher.module(images)
+        shares = 1.0 / teacher.module.body(images).square().mean((1, 2, 3))
+    torch.testing.assert_close(hints.distance(), shares.mean(), rtol=1e-3, atol=0)
+    hints.close()
+
+
+def test_only_the_first_layers_of_a_deep_head_read_the_last_features() -> None:
+    def stacks(rows: int) -> list[nn.Sequential]:
+        return [nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, rows, 1)) for _ in range(2)]
+
+    layers = [nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1), Detect(stacks(16), stacks(3))]
+    module = Detector(layers, [(-1,), (-1,), (0, 1)]).eval()
+    found = output_layers(module, (torch.randn(1, 3, 16, 16),))
+    assert sorted(found) == ["model.2.cv2.0.0", "model.2.cv2.1.0", "model.2.cv3.0.0", "model.2.cv3.1.0"]
 
 
 def test_the_layers_that_read_the_last_features(tmp_path) -> None:
