@@ -158,3 +158,19 @@ def test_a_share_takes_the_largest_maps_first(share: float, kept: int, tmp_path:
 def test_a_share_is_a_fraction(share: float) -> None:
     with pytest.raises(BadOption, match=rf"^activation\.share is a fraction above 0 and at most 1, not {share}$"):
         Activation(share=share)
+
+
+def test_an_activation_that_is_never_called_goes_with_the_whole_only(tmp_path: Path) -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.spare = nn.Conv2d(3, 4, 1), nn.SiLU(), nn.SiLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.act(self.conv(x))
+            return result
+
+    model = torch_model(Idle(), (1, 3, 8, 8))
+    ctx, _ = context(tmp_path, model)
+    assert not smooth(Activation("relu").run(model.clone(), ctx).module)
+    assert smooth(Activation("relu", share=0.99).run(model.clone(), ctx).module) == ("spare",)
