@@ -34,7 +34,7 @@ def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Call]:
             source = given[0].shape if given and isinstance(given[0], Tensor) else None
             result = returned.shape if isinstance(returned, Tensor) else None
             shape = source if isinstance(part, nn.modules.conv._ConvTransposeNd) else result
-            positions = math.prod(shape[1:]) / shape[_channels_at(part)] if shape and len(shape) > 1 else 0.0
+            positions = math.prod(shape[1:]) / shape[channels_at(part)] if shape and len(shape) > 1 else 0.0
             old = calls.get(name)
             count, total = (old.count, old.positions) if old else (0, 0.0)
             order = old.order if old else len(calls)
@@ -101,5 +101,6 @@ def geometry(part: nn.Module) -> tuple[int, int] | None:
     return (part.out_features, part.in_features) if isinstance(part, nn.Linear) else None
 
 
-def _channels_at(part: nn.Module) -> int:
+def channels_at(part: nn.Module) -> int:
+    """Return which dimension of its input and output a layer takes for the channels: the last one of a linear layer."""
     return -1 if isinstance(part, nn.Linear) else 1

@@ -7,6 +7,7 @@ residual blocks that can be dropped; ``check`` holds a traced cost model to all 
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from contexts import smooth_images, torch_model
 from torch import Tensor, nn
 from toy_parts import OUTPUTS, TIED, Block, Gate, Skip, Toy, inverted, pooled, unit
 
-from edgeprune.groups import CostModel, Widths
+from edgeprune.groups import CostModel, Plan, Widths
 from edgeprune.model import TorchModel
 from edgeprune.tracing import trace
 
@@ -305,3 +306,32 @@ def random_scores(cost: CostModel, seed: int) -> dict[str, np.ndarray]:
     """Return one random importance a channel, by group."""
     rng = np.random.default_rng(seed)
     return {group.name: rng.random(group.channels) for group in cost.groups}
+
+
+def silenced(model: TorchModel, cost: CostModel, plan: Plan) -> nn.Module:
+    """The whole model whose removed channels are made to carry zeros, and whose dropped blocks add zeros.
+
+    By the producers' parameters; the code under test masks the readers' instead.
+    """
+    module = copy.deepcopy(model.module)
+    groups = {group.name: group for group in cost.groups}
+    with torch.no_grad():
+        for one in plan:
+            group = groups[one.group]
+            if one.drop_block:
+                for key, tensor in module.get_submodule(str(group.block)).state_dict(keep_vars=True).items():
+                    if not key.endswith(("running_var", "num_batches_tracked")):
+                        tensor.zero_()
+            for member in group.members:
+                if member.side == "out":
+                    gone = torch.from_numpy(member.local[~np.isin(member.root, one.kept)])
+                    part = module.get_submodule(member.module)
+                    for key in ("weight", "bias", "running_mean"):
+                        tensor = getattr(part, key, None)
+                        if tensor is not None:
+                            transposed = key == "weight" and isinstance(part, nn.ConvTranspose2d)
+                            tensor.index_fill_(1 if transposed else 0, gone, 0.0)
+    return module
+
+
+CUTTABLE = tuple(name for name in TOYS if any(len(g.options()) > 1 for g in traced(name)[1].groups))

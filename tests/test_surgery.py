@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from contexts import context, open_onnx, smooth_images, torch_model
-from networks import TOYS, random_scores, random_widths, toy, traced
+from networks import CUTTABLE, TOYS, random_scores, random_widths, silenced, toy, traced
 from torch import nn
 
 from edgeprune import surgery
@@ -19,7 +19,6 @@ from edgeprune.passes.export import Export
 from edgeprune.tracing import size_of, trace
 
 SEEDS = range(6)
-CUTTABLE = [name for name in TOYS if any(len(g.options()) > 1 for g in traced(name)[1].groups)]
 
 each_toy = pytest.mark.parametrize("name", list(TOYS))
 EXPORTED = (
@@ -40,32 +39,6 @@ def pruned(name: str, seed: int) -> tuple[TorchModel, CostModel, tuple[int, ...]
 
 def outputs(model: TorchModel, n: int = 3) -> torch.Tensor:
     return torch.from_numpy(model.predict(smooth_images(n)))
-
-
-def silenced(model: TorchModel, cost: CostModel, plan: tuple[Cut, ...]) -> nn.Module:
-    """The whole model whose removed channels are made to carry zeros, and whose dropped blocks add zeros.
-
-    By the producers' parameters; the code under test masks the readers' instead.
-    """
-    module = copy.deepcopy(model.module)
-    groups = {group.name: group for group in cost.groups}
-    with torch.no_grad():
-        for one in plan:
-            group = groups[one.group]
-            if one.drop_block:
-                for key, tensor in module.get_submodule(str(group.block)).state_dict(keep_vars=True).items():
-                    if not key.endswith(("running_var", "num_batches_tracked")):
-                        tensor.zero_()
-            for member in group.members:
-                if member.side == "out":
-                    gone = torch.from_numpy(member.local[~np.isin(member.root, one.kept)])
-                    part = module.get_submodule(member.module)
-                    for key in ("weight", "bias", "running_mean"):
-                        tensor = getattr(part, key, None)
-                        if tensor is not None:
-                            transposed = key == "weight" and isinstance(part, nn.ConvTranspose2d)
-                            tensor.index_fill_(1 if transposed else 0, gone, 0.0)
-    return module
 
 
 # --- what a cut model computes, costs and exports to ------------------------------------------------------------------

@@ -9,23 +9,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeprune.activations import smooth
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
 from edgeprune.budget import largest
+from edgeprune.compiler import replacing
 from edgeprune.compiler.ceilings import Ceilings
 from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.replacing import Replaced
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
-from edgeprune.passes.activation import Activation
+from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.sparsify import Sparsify
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
-WORTH = 1.05
-"""How much faster other activations must make the quantized model to be worth training for."""
 ATTEMPTS = 3
 """Trained builds at most when the first one under a size or latency ceiling comes out too large or too slow."""
 
@@ -78,55 +77,28 @@ class Strategy:
         grid = ceilings.grid(cost)
         self._aligned = grid is not cost
         if not ceilings or ceilings.latency is not None:
-            self._replace_activations(ceilings, quantized)
+            self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
         if self.workshop.preparation and self.tools.trains and (best is not None or self._replacing):
-            training = [self.tools.retrain] * bool(self._replacing) + [self.tools.finetune]
-            self.outcome.control = self.workshop.finish("control", [*training, self.tools.export])
+            self.outcome.control = self.workshop.finish("control", [self._as_long(), self.tools.export])
         return self.outcome
 
-    # --- activations ------------------------------------------------------------------------------
-
-    def _replace_activations(self, ceilings: Ceilings, quantized: Finished) -> None:
-        """Train and cut with cheaper activations from here on, if they pay on the clock and, trained, hold the floor.
-
-        First all that are to be replaced, then half of what they compute. Whether that pays shows without training, at
-        the precision that the quantized-only candidate has.
+    def _as_long(self) -> Finetune:
+        """Return a training on the labels for as many epochs as the pruned candidate had: of itself as its own teacher
+        the dense model would learn nothing.
         """
-        replacing = self.tools.activation
-        if replacing.to == "none" or not self.tools.trains or self.workshop.means.cost != "measured":
-            return
-        if not smooth(self.workshop.original.module):
-            return
-        for part in (1.0, 0.5):
-            share = part * replacing.share
-            what = f"replacing {100 * share:.0f} % of the activations by {replacing.to}"
-            if self._replaced(what, dataclasses.replace(replacing, share=share), ceilings, quantized):
-                return
+        epochs = sum(one.epochs for one in (*self._replacing, self.tools.finetune) if isinstance(one, Finetune))
+        return dataclasses.replace(self.tools.finetune, epochs=epochs, distillation=0.0, hints=0.0)
 
-    def _replaced(self, what: str, replacing: Activation, ceilings: Ceilings, quantized: Finished) -> bool:
-        """Try it, say what came of it, and return whether that was the last word."""
-        shape = ceilings.untrained(f"untrained, {what}", [replacing])
-        before, after = (self.workshop.recorded_measure(c).ratio or math.inf for c in (quantized, shape))
-        found = f"{what} makes {after / before:.3f}x of the quantized latency"
-        if after * WORTH > before:
-            self.outcome.notes.append(f"{found}: they stay as they are")
-            return True
-        name = "activations-quantized"
-        first: list[AnyPass] = [replacing, self.tools.retrain]
-        trained = self.workshop.finish(name, [*first, self.tools.export, self.tools.quantize])
-        held = self.workshop.holds(trained) is not False
-        if name in self.outcome.candidates:
-            self.outcome.probes.append(dataclasses.replace(self.outcome.candidates[name], name="all activations"))
-        self.outcome.candidates[name] = trained
-        self.outcome.notes.append(
-            f"{found}, and {100 * self._drop(trained):+.2f} points of drop on the search split after training: "
-            + ("replaced" if held else "they stay as they are")
-        )
-        self._replacing = first if held else []
-        return held
+    def _take(self, replaced: Replaced) -> None:
+        """Cut with other activations from here on, where they were worth it."""
+        self._replacing = replaced.passes
+        if replaced.candidate is not None:
+            self.outcome.candidates[replaced.candidate.name] = replaced.candidate
+        self.outcome.probes.extend(replaced.probes)
+        self.outcome.notes.extend(replaced.notes)
 
     # --- with a floor alone -----------------------------------------------------------------------
 
@@ -152,7 +124,7 @@ class Strategy:
             self.outcome.notes.append(
                 "no pruned candidate held the floor; the bisection's probes show how far each missed it"
             )
-            return min(found.values(), key=self._drop) if found else None
+            return min(found.values(), key=lambda made: self.workshop.drop(made) or 0.0) if found else None
         return self._fastest(held)
 
     def _dead_only(self) -> Finished | None:
@@ -256,11 +228,6 @@ class Strategy:
             return min(held, key=lambda c: c.counts()["macs"])
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
         return min(timed, key=lambda pair: (pair[0].ratio or math.inf, pair[1].macs))[1]
-
-    def _drop(self, candidate: Finished) -> float:
-        if self.workshop.source.score is None or candidate.score is None:
-            return 0.0
-        return self.workshop.source.score.drop_to(candidate.score)[0]
 
     def _allowance(self, cost: CostModel, targets: int) -> int:
         """Return the evaluations of one search when a bisection over so many targets runs several.

@@ -293,6 +293,12 @@ class Workshop:
         drop, error = self.source.score.drop_to(candidate.score)
         return holds_floor(drop, error, self.means.budget.max_accuracy_drop)
 
+    def drop(self, candidate: Finished) -> float | None:
+        """Return how much lower than the original a candidate scores on the search split; None without a score."""
+        if self.source.score is None or candidate.score is None:
+            return None
+        return self.source.score.drop_to(candidate.score)[0]
+
     def describe(
         self,
         candidate: Finished,

@@ -28,6 +28,8 @@ from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
 RECIPE_SCHEMA = "edgeprune-recipe/1"
 _NAMES = ("manifest.json", *FILES)
 _CUTTING = ("prune", "sparsify", "recut")
+_FOUND = {"activation": ("names",), "quantize": ("lowered", "precision")}
+"""What a pass found out and recorded, by pass: replayed as options of the same name."""
 
 
 def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, report: Report) -> None:
@@ -164,9 +166,8 @@ def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
             decided.append(("recut", dataclasses.asdict(recut)))
         if step.name in _CUTTING:
             continue
-        lowered = {"lowered": step.facts.get("lowered")} if step.name == "quantize" else {}
-        fixed = {"precision": step.facts["precision"]} if step.name == "quantize" and "precision" in step.facts else {}
-        decided.append((step.name, {**step.options, **lowered, **fixed}))
+        found = {fact: step.facts[fact] for fact in _FOUND.get(step.name, ()) if fact in step.facts}
+        decided.append((step.name, {**step.options, **found}))
     return decided
 
 

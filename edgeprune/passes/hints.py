@@ -1,4 +1,4 @@
-"""Hints: the student's features in front of its output layers follow the teacher's, channel by channel.
+"""Hints: what the student's layers are given follows what the teacher's are given, channel by channel.
 
 FitNets (Romero et al., ICLR 2015, equation 3) need a regressor between features of two shapes; here the student was cut
 out of the teacher, so that every channel it kept has its own in the teacher, and Surgery knows which.
@@ -11,16 +11,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgeprune.frontends.detector import Detector
 from edgeprune.model import Surgery
-from edgeprune.operators import geometry, observe
+from edgeprune.operators import channels_at, geometry
 
 
 class Hints:
-    """What flows into the output layers of a student and its teacher; hooks on both, until ``close``."""
+    """What flows between the layers of a student and between those of its teacher; hooks on both, until ``close``."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, surgery: Surgery, inputs: tuple[Tensor, ...]) -> None:
-        self._names = output_layers(teacher, inputs)
+        there = dict(student.named_modules(remove_duplicate=False))
+        self._names = [name for name in readers(teacher, inputs) if geometry(there.get(name, nn.Identity()))]
+        self._layers = [teacher.get_submodule(name) for name in self._names]
         self._kept = [surgery.kept.get(name, (None, None))[1] for name in self._names]
         self._given: dict[tuple[bool, int], Tensor] = {}
         self._hooks = [
@@ -37,7 +38,7 @@ class Hints:
 
     def distance(self) -> Tensor:
         """Return the squared error of the last batch's features as a share of the teacher's, mean over layers and
-        images; 0 where there is no output layer.
+        images; 0 where there is nothing to compare.
         """
         apart = [self._apart(number) for number in range(len(self._names))]
         return torch.stack(apart).mean() if apart else torch.zeros(())
@@ -46,9 +47,12 @@ class Hints:
         student, teacher = self._given[False, number], self._given[True, number].detach()
         kept = self._kept[number]
         if kept is not None:
-            teacher = teacher.index_select(1, torch.tensor(kept, device=teacher.device))
-        error, whole = ((x.square().flatten(1).mean(1)) for x in (student - teacher, teacher))
-        return (error / whole.clamp(min=1e-6)).mean()
+            channels = channels_at(self._layers[number])
+            teacher = teacher.index_select(channels, torch.tensor(kept, device=teacher.device))
+        of_image = tuple(range(1, teacher.ndim))
+        error, whole = (torch.linalg.vector_norm(x, dim=of_image).square() for x in (student - teacher, teacher))
+        share: Tensor = error / whole.clamp(min=1e-6)
+        return share.mean()
 
     def close(self) -> None:
         """Take the hooks away."""
@@ -56,27 +60,23 @@ class Hints:
             hook.remove()
 
 
-def output_layers(module: nn.Module, inputs: tuple[Tensor, ...]) -> Sequence[str]:
-    """Return the layers with filters that read the last features: in a detector those that read what its head is given,
-    else the last one called.
+def readers(module: nn.Module, inputs: tuple[Tensor, ...]) -> Sequence[str]:
+    """Return the layers with filters in the order they are called, one for each tensor that any of them is given; not
+    those that are given ``inputs`` as they are.
     """
-    calls = observe(module, inputs)
-    filters = [name for name in sorted(calls, key=lambda n: calls[n].order) if geometry(module.get_submodule(name))]
-    if not isinstance(module, Detector):
-        return filters[-1:]
-    head = f"model.{len(module.model) - 1}"
-    maps: list[Tensor] = []
+    given: list[Tensor] = list(inputs)
     found: list[str] = []
 
-    def note(name: str, given: tuple[Tensor, ...]) -> None:
-        if any(given[0] is one for one in maps):
+    def note(name: str, source: object) -> None:
+        if isinstance(source, Tensor) and not any(source is one for one in given):
+            given.append(source)
             found.append(name)
 
-    hooks = [module.get_submodule(head).register_forward_pre_hook(lambda _, given: maps.extend(given))]
-    for name in filters:
-        if name.startswith(f"{head}."):
-            layer = module.get_submodule(name)
-            hooks.append(layer.register_forward_pre_hook(lambda _, given, name=name: note(name, given)))
+    hooks = [
+        part.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0] if args else None))
+        for name, part in module.named_modules()
+        if geometry(part)
+    ]
     try:
         with torch.no_grad():
             module(*inputs)
@@ -84,3 +84,4 @@ def output_layers(module: nn.Module, inputs: tuple[Tensor, ...]) -> Sequence[str
         for hook in hooks:
             hook.remove()
     return found
+

@@ -56,7 +56,7 @@ class Detection(Task):
 
     name: ClassVar[str] = "detection"
     metric: ClassVar[str] = "mAP50-95"
-    training: ClassVar[Mapping[str, Any]] = {"lr": 0.01, "momentum": 0.937, "average": 0.998, "hints": 0.25}
+    training: ClassVar[Mapping[str, Any]] = {"lr": 0.01, "momentum": 0.937, "average": 0.998, "hints": 0.5}
     searching: ClassVar[Mapping[str, Any]] = {"recalibration": 32}  # large images: each holds thousands of samples
     epochs: ClassVar[Mapping[str, int]] = {"quick": 5, "normal": 15, "long": 50}
 

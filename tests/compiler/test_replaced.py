@@ -18,6 +18,7 @@ from torch import nn
 
 import edgeprune
 from edgeprune.agents.uniform import Uniform
+from edgeprune.passes import activation
 from edgeprune.passes.activation import Activation
 from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
@@ -81,3 +82,18 @@ def test_a_recipe_gives_the_same_bytes_and_load_the_same_module(
     found = np.concatenate([session.run(None, {"input": one[None].numpy()})[0] for one in images])
     with torch.no_grad():
         assert np.abs(module(images).numpy() - found).max() < 1e-4
+
+
+def test_which_activations_were_least_is_replayed_and_not_measured_again(
+    at: Path, tmp_path: Path, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [Activation("relu", share=0.5), Finetune(epochs=1), Activation("relu"), Finetune(epochs=1)]
+    given = {"arch": "net.py:net", "data": "data.npz", "cost": "macs", "settings": tiny.QUICK["settings"]}
+    edgeprune.compile("net.safetensors", passes=[*steps, SEARCH, Export()], out=tmp_path / "first", **given)
+    recipe = json.loads((tmp_path / "first" / "recipe.json").read_text())
+    half, rest = (one["options"]["names"] for one in recipe["passes"] if one["pass"] == "activation")
+    assert half and rest and sorted(half + rest) == ["act", "block.act", "block.inner", "last"]
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(activation, "harms", lambda *given: pytest.fail("measured again"))
+    edgeprune.compile("net.safetensors", recipe=tmp_path / "first", out=tmp_path / "again", **given)
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (tmp_path / "first" / "model.onnx").read_bytes()

@@ -40,6 +40,8 @@ class Made:
     macs: float
     parameters: int
     asked: tuple[str, ...] = ()
+    moved: dict[str, float] | None = None
+    """How far each activation moves the outputs; "a" is what the first step replaces."""
 
     @property
     def size_bytes(self) -> int:
@@ -60,7 +62,17 @@ class Made:
         return SimpleNamespace(path=Path("none"))
 
     def fact(self, one: str, name: str) -> Any:
-        return {("sparsify", "asked"): self.asked, ("quantize", "share"): 1.0}.get((one, name))
+        known = {("sparsify", "asked"): self.asked, ("quantize", "share"): 1.0,
+                 ("activation", "moved"): self.moved, ("activation", "names"): ["a"]}  # fmt: skip
+        return known.get((one, name))
+
+
+def replaced(passes: Sequence[Any]) -> float:
+    """Return the share of all activations that passes replace, each taking its share of what is left."""
+    left = 1.0
+    for one in passes:
+        left *= 1.0 - one.share if one.name == "activation" else 1.0
+    return 1.0 - left
 
 
 @dataclass
@@ -76,7 +88,8 @@ class Shop:
     smooth: bool = False
     cheaper: float = 1.0
     """What other activations make of the latency, and ``relu_loses`` of the accuracy once trained."""
-    relu_loses: int = 0
+    relu_loses: Callable[[float], int] = lambda share: 0
+    moved: dict[str, float] | None = None
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,19 +113,21 @@ class Shop:
         trained = any(p.name == "finetune" for p in passes)
         full = self.cost_model.full
         wrong = self.loses(share) if trained else 0
-        replaced = next((p.share for p in passes if p.name == "activation"), 0.0)
-        wrong += int(replaced * self.relu_loses) if trained else 0
-        made = Made(name, tuple(passes), share, wrong, share * full["macs"], int(share * full["parameters"]), asked)
+        wrong += self.relu_loses(replaced(passes)) if trained else 0
+        made = Made(name, tuple(passes), share, wrong, share * full["macs"], int(share * full["parameters"]), asked,
+                    self.moved)  # fmt: skip
         self.finished.append(made)
         return made
 
     def holds(self, candidate: Made) -> bool | None:
-        return self.source.score.drop_to(candidate.score)[0] <= (self.budget.max_accuracy_drop or 0.0)
+        return self.drop(candidate) <= (self.budget.max_accuracy_drop or 0.0)
+
+    def drop(self, candidate: Made) -> float:
+        return self.source.score.drop_to(candidate.score)[0]
 
     def recorded_measure(self, candidate: Made) -> Measurement:
         ratio = self.takes(candidate.share)
-        replaced = next((p.share for p in candidate.passes if p.name == "activation"), 0.0)
-        ratio *= 1.0 - replaced * (1.0 - self.cheaper)
+        ratio *= 1.0 - replaced(candidate.passes) * (1.0 - self.cheaper)
         return Measurement(source="measured", latency_ms=Latency(p50=ratio, p90=ratio, p99=ratio), ratio=ratio)
 
 
@@ -125,10 +140,12 @@ def cost_model() -> CostModel:
 def run(cost_model: CostModel, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ())
 
-    def go(budget: Budget, evaluations: int = 60, data: bool = True, **shop: Any) -> tuple[Shop, Any]:
+    def go(
+        budget: Budget, evaluations: int = 60, data: bool = True, settings: dict[str, Any] | None = None, **shop: Any
+    ) -> tuple[Shop, Any]:
         made = Shop(cost_model, budget, **shop)
-        tools = toolbox({}, agent="uniform", evaluations=evaluations, epochs=1, effort="quick", precision="auto",
-                        data=data, free_groups=4, task=Classification)  # fmt: skip
+        tools = toolbox(settings or {}, agent="uniform", evaluations=evaluations, epochs=1, effort="quick",
+                        precision="auto", data=data, free_groups=4, task=Classification)  # fmt: skip
         return made, Strategy(made, tools).run()  # type: ignore[arg-type]
 
     return go
@@ -163,45 +180,90 @@ def test_what_holds_deeper_but_runs_slower_is_not_taken(run: Any) -> None:
     assert any(p.share < 0.6 for p in outcome.probes)
 
 
-REPLACED = ["activation", "finetune", "prune", "sparsify", "finetune", "export", "quantize"]
+STEP_OF_TWO = ["activation", "finetune"]
+CUTTING = ["prune", "sparsify", "finetune", "export", "quantize"]
+CHEAPER: dict[str, Any] = {"cost": "measured", "smooth": True, "cheaper": 0.6}
 
 
-def test_cheaper_activations_are_taken_where_they_pay_and_hold(run: Any) -> None:
-    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7)
-    dense = outcome.candidates["activations-quantized"].passes
-    assert [p.name for p in dense] == [*REPLACED[:2], *REPLACED[-2:]] and (dense[0].share, dense[1].epochs) == (1.0, 2)
-    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED
+def shares(made: Made) -> list[float]:
+    return [p.share for p in made.passes if p.name == "activation"]
+
+
+def test_cheaper_activations_are_taken_in_two_steps_where_they_pay_and_hold(run: Any) -> None:
+    _, outcome = run(Budget(0.01), **CHEAPER)
+    dense = outcome.candidates["activations-quantized"]
+    assert [p.name for p in dense.passes] == [*2 * STEP_OF_TWO, "export", "quantize"]
+    assert shares(dense) == pytest.approx([0.8, 1.0]), "most, and then all that is left"
+    assert [p.epochs for p in dense.passes if p.name == "finetune"] == [2, 2]
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == 2 * STEP_OF_TWO + CUTTING
+    assert outcome.probes[0].name == "80 % of the activations"
     assert outcome.notes == [
-        "replacing 100 % of the activations by relu makes 0.700x of the quantized latency, and +0.00 points of drop on "
-        "the search split after training: replaced"
+        "relu for 80 % of the activations makes 0.680x of the quantized latency, and +0.00 points of drop on the "
+        "search split after training: replaced",
+        "relu for 100 % of the activations makes 0.600x of the quantized latency, and +0.00 points of drop on the "
+        "search split after training: replaced",
     ]
 
 
-def test_where_all_cost_the_floor_half_are_tried(run: Any) -> None:
-    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.6, relu_loses=15)
-    assert outcome.candidates["activations-quantized"].passes[0].share == 0.5
-    assert outcome.candidates["pruned-quantized"].passes[0].share == 0.5
-    assert [(p.name, p.passes[0].share) for p in outcome.probes[:1]] == [("all activations", 1.0)], "shown all the same"
-    assert outcome.notes == [
-        "replacing 100 % of the activations by relu makes 0.600x of the quantized latency, and +1.50 points of drop on "
-        "the search split after training: they stay as they are",
-        "replacing 50 % of the activations by relu makes 0.800x of the quantized latency, and +0.70 points of drop on "
-        "the search split after training: replaced",
-    ]
+def test_the_rest_stays_where_it_uses_up_the_floor_though_it_holds(run: Any) -> None:
+    _, outcome = run(Budget(0.01), relu_loses=lambda share: 8 if share > 0.9 else 2, **CHEAPER)
+    assert shares(outcome.candidates["activations-quantized"]) == pytest.approx([0.8, 1.0]), "a candidate all the same"
+    assert outcome.probes[0].name == "80 % of the activations"
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == STEP_OF_TWO + CUTTING
+    assert outcome.notes[1] == (
+        "relu for 100 % of the activations makes 0.600x of the quantized latency, and +0.80 points of drop on the "
+        "search split after training: they stay as they are"
+    )
 
 
-def test_cheaper_activations_that_cost_the_floor_are_not_taken(run: Any) -> None:
-    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.7, relu_loses=30)
-    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == REPLACED[2:]
-    assert [note.rpartition(": ")[2] for note in outcome.notes] == ["they stay as they are"] * 2
+def test_the_rest_is_no_candidate_where_it_costs_the_floor(run: Any) -> None:
+    _, outcome = run(Budget(0.01), relu_loses=lambda share: 12 if share > 0.9 else 2, **CHEAPER)
+    assert shares(outcome.candidates["activations-quantized"]) == pytest.approx([0.8])
+    assert (outcome.probes[0].name, replaced(outcome.probes[0].passes)) == ("100 % of the activations", 1.0)
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == STEP_OF_TWO + CUTTING
+
+
+@pytest.mark.parametrize(("moved", "tried"), [({"a": 1.0, "b": 1.0}, False), ({"a": 1.0, "b": 0.2}, True)])
+def test_what_would_cost_too_much_by_what_it_moves_is_not_trained(
+    moved: dict[str, float], tried: bool, run: Any
+) -> None:
+    shop, outcome = run(Budget(0.01), relu_loses=lambda share: round(5 * share), moved=moved, **CHEAPER)
+    assert any(len(shares(made)) == 2 and made.passes[-1].name == "quantize" and len(made.passes) == 6
+               for made in shop.finished) == tried  # fmt: skip
+    refused = (
+        "relu for 100 % of the activations makes 0.600x of the quantized latency; by what they move the outputs, they "
+        "would cost too much of the floor"
+    )
+    assert (refused in outcome.notes) != tried
+
+
+def test_activations_that_cost_the_floor_all_stay(run: Any) -> None:
+    _, outcome = run(Budget(0.01), relu_loses=lambda share: round(40 * share), **CHEAPER)
+    assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == CUTTING
+    assert shares(outcome.candidates["activations-quantized"]) == [0.8], "shown all the same"
+    assert [note.rpartition(": ")[2] for note in outcome.notes] == ["they stay as they are"]
+    assert not any(p.name.endswith("of the activations") for p in outcome.probes)
+
+
+def test_what_pays_only_whole_is_replaced_at_once(run: Any) -> None:
+    _, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.95)
+    assert shares(outcome.candidates["activations-quantized"]) == [1.0]
+    assert outcome.notes[0].endswith("makes 0.960x of the quantized latency: not worth training for")
+
+
+def test_a_share_is_taken_in_two_steps_too(run: Any) -> None:
+    asked = {"activation": {"share": "0.5"}}
+    _, outcome = run(Budget(0.01), settings=asked, cost="measured", smooth=True, cheaper=0.4)
+    dense = outcome.candidates["activations-quantized"]
+    assert shares(dense) == pytest.approx([0.4, 1 / 6]) and replaced(dense.passes) == pytest.approx(0.5)
 
 
 def test_cheaper_activations_that_gain_nothing_are_not_trained(run: Any) -> None:
     shop, outcome = run(Budget(0.01), cost="measured", smooth=True, cheaper=0.96)
     assert "activations-quantized" not in outcome.candidates
-    assert outcome.notes == [
-        "replacing 100 % of the activations by relu makes 0.960x of the quantized latency: they stay as they are"
-    ]
+    assert outcome.notes[1] == (
+        "relu for 100 % of the activations makes 0.960x of the quantized latency: not worth training for"
+    )
     assert not any({"activation", "finetune"} <= {p.name for p in made.passes} for made in shop.finished)
 
 
@@ -214,10 +276,11 @@ def test_activations_stay_where_no_clock_decides_or_none_is_smooth(run: Any, opt
 def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(run: Any) -> None:
     _, outcome = run(Budget(0.01), preparation=("finetune",))
     assert outcome.control is not None and [p.name for p in outcome.control.passes] == ["finetune", "export"]
-    assert outcome.control.passes[0] == outcome.candidates["pruned-quantized"].passes[2]
+    pruned = outcome.candidates["pruned-quantized"].passes[2]
+    assert outcome.control.passes[0] == dataclasses.replace(pruned, distillation=0.0, hints=0.0), "it is no own teacher"
     assert "control" not in outcome.candidates
-    _, replaced = run(Budget(0.01), preparation=("finetune",), cost="measured", smooth=True, cheaper=0.7)
-    assert [p.epochs for p in replaced.control.passes[:-1]] == [2, 1]
+    _, cheaper = run(Budget(0.01), preparation=("finetune",), cost="measured", smooth=True, cheaper=0.7)
+    assert [p.epochs for p in cheaper.control.passes[:-1]] == [2 + 2 + 1]
     assert run(Budget(0.01))[1].control is None
 
 

@@ -9,12 +9,12 @@ from typing import get_args
 import pytest
 import smooth_net
 import torch
-from contexts import context, open_onnx, smooth_images, torch_model
+from contexts import Agreement, context, open_onnx, smooth_images, torch_model
 from torch import nn
 
 from edgeprune import surgery
 from edgeprune.activations import CHEAPER, smooth
-from edgeprune.errors import BadOption, UnmetRequirement
+from edgeprune.errors import BadModel, BadOption, UnmetRequirement
 from edgeprune.groups import DROP, plan_of
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.activation import Activation, Kind
@@ -41,7 +41,8 @@ def replaced(model: TorchModel, folder: Path, to: Kind = "hardswish") -> tuple[T
 def test_every_smooth_activation_goes_and_the_weights_stay(to: Kind, model: TorchModel, tmp_path: Path) -> None:
     result, facts = replaced(model, tmp_path, to)
     assert not smooth(result.module) and len(smooth(model.module)) == 4
-    assert facts == {"replaced": 3, "from": ["GELU", "Mish", "SiLU"], "to": to}
+    names = ["act", "block.act", "block.inner", "last"]
+    assert facts == {"replaced": 3, "from": ["GELU", "Mish", "SiLU"], "to": to, "names": names}
     after = result.module.state_dict()
     assert all(torch.equal(after[k], v) for k, v in model.module.state_dict().items())
     kind = type(CHEAPER[to]())
@@ -174,3 +175,55 @@ def test_an_activation_that_is_never_called_goes_with_the_whole_only(tmp_path: P
     ctx, _ = context(tmp_path, model)
     assert not smooth(Activation("relu").run(model.clone(), ctx).module)
     assert smooth(Activation("relu", share=0.99).run(model.clone(), ctx).module) == ("spare",)
+
+
+class Uneven(nn.Module):
+    """A large map that reaches the outputs doubled, and a small one that hardly does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.act = nn.Conv2d(3, 16, 1), nn.SiLU()
+        self.small, self.norm, self.faint = nn.Conv2d(3, 4, 1, stride=4), nn.BatchNorm2d(4), nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weak: torch.Tensor = self.faint(self.norm(self.small(x))).mean((2, 3))
+        strong: torch.Tensor = self.act(self.large(x)).mean((2, 3))
+        return 2 * strong[:, :3] + 0.05 * weak[:, :3]
+
+
+def test_what_moves_the_outputs_least_for_its_size_goes_first(tmp_path: Path) -> None:
+    model = torch_model(Uneven())
+    norm = copy.deepcopy(model.module.norm)
+    task = Agreement(model, smooth_images(40))
+    ctx, facts = context(tmp_path, model, task=task)
+    result = Activation("relu", share=0.01).run(model, ctx)
+    assert smooth(result.module) == ("act",) and facts["names"] == ["faint"]
+    assert set(facts["moved"]) == {"act", "faint"} and facts["moved"]["act"] > 100 * facts["moved"]["faint"] > 0
+    assert torch.equal(model.module.norm.running_mean, norm.running_mean), "looking changes nothing"
+    assert torch.equal(result.module.norm.running_var, norm.running_var)
+    blind, _ = context(tmp_path, model)
+    assert smooth(Activation("relu", share=0.01).run(model, blind).module) == ("faint",), "without images by size"
+
+
+def test_one_instance_is_tried_in_all_its_places(model: TorchModel, tmp_path: Path) -> None:
+    ctx, facts = context(tmp_path, model, task=Agreement(model, smooth_images(40)))
+    result = Activation("relu", share=0.9).run(model.clone(), ctx)
+    assert facts["moved"]["act"] == facts["moved"]["block.act"] and len(set(facts["moved"].values())) == 3
+    kinds = {type(result.module.get_submodule(name)) for name in ("act", "block.act")}
+    assert len(kinds) == 1
+
+
+def test_all_need_no_looking(model: TorchModel, tmp_path: Path) -> None:
+    ctx, facts = context(tmp_path, model, task=Agreement(model, smooth_images(40)))
+    Activation("relu").run(model.clone(), ctx)
+    assert "moved" not in facts
+
+
+def test_names_say_which_ones(model: TorchModel, tmp_path: Path) -> None:
+    ctx, facts = context(tmp_path, model, task=Agreement(model, smooth_images(40)))
+    result = Activation("relu", share=0.5, names=("last",)).run(model.clone(), ctx)
+    assert smooth(result.module) == ("act", "block.act", "block.inner")
+    assert facts == {"replaced": 1, "from": ["GELU"], "to": "relu", "names": ["last"]}
+    sentence = r"^the plan replaces 'lost', which is no SiLU, Mish or GELU of this model$"
+    with pytest.raises(BadModel, match=sentence):
+        Activation("relu", names=("lost",)).run(model.clone(), ctx)

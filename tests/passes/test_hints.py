@@ -1,19 +1,21 @@
-"""Hints compare what a cut student feeds its output layers with the same channels of its teacher."""
+"""Hints compare what a cut student gives its layers with the same channels of its teacher."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import tiny_detector
 import torch
-from contexts import torch_model
-from networks import toy
+from contexts import smooth_images, torch_model
+from networks import CUTTABLE, random_scores, random_widths, silenced, traced
 from torch import nn
 
 from edgeprune.frontends.checkpoint import Source, load
-from edgeprune.frontends.detector import Detector
-from edgeprune.frontends.split_free import Detect
+from edgeprune.groups import plan_of
 from edgeprune.model import Surgery, TorchModel
-from edgeprune.passes.hints import Hints, output_layers
-from edgeprune.surgery import rebuild
+from edgeprune.passes.hints import Hints, readers
+from edgeprune.surgery import apply, rebuild
 
 
 class Two(nn.Module):
@@ -73,21 +75,57 @@ def test_every_image_counts_by_its_own_features() -> None:
     hints.close()
 
 
-def test_only_the_first_layers_of_a_deep_head_read_the_last_features() -> None:
-    def stacks(rows: int) -> list[nn.Sequential]:
-        return [nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(8, rows, 1)) for _ in range(2)]
+def test_what_flows_between_layers_is_read_once() -> None:
+    class Forked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.left = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1)
+            self.beside, self.right, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1), nn.Linear(4, 2)
 
-    layers = [nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1), Detect(stacks(16), stacks(3))]
-    module = Detector(layers, [(-1,), (-1,), (0, 1)]).eval()
-    found = output_layers(module, (torch.randn(1, 3, 16, 16),))
-    assert sorted(found) == ["model.2.cv2.0.0", "model.2.cv2.1.0", "model.2.cv3.0.0", "model.2.cv3.1.0"]
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.body(x) + self.beside(x)
+            return self.head((self.left(y) + self.right(y)).mean((2, 3)))
+
+    found = readers(Forked().eval(), (torch.randn(1, 3, 8, 8),))
+    assert found == ["left", "head"], "the image is no feature, and two that read one tensor are one"
 
 
-def test_the_layers_that_read_the_last_features(tmp_path) -> None:
+def test_a_detectors_layers_follow_all_along(tmp_path: Path) -> None:
     path = tiny_detector.save(tmp_path / "m.pt", tiny_detector.seeded())
     detector = load(Source(path, None), (1, 3, 64, 64)).model
+    found = readers(detector.module, detector.inputs)
     head = f"model.{len(detector.module.model) - 1}"
-    assert output_layers(detector.module, detector.inputs) == [f"{head}.m.0", f"{head}.m.1"]
-    plain = toy("Plain")
-    linear = [name for name, part in plain.module.named_modules() if isinstance(part, nn.Linear)]
-    assert output_layers(plain.module, plain.inputs) == linear and len(linear) == 1
+    assert f"{head}.m.1" in found and f"{head}.m.0" not in found, "the way down reads the larger level before the head"
+    stages = {name.split(".")[1] for name in found}
+    convolving = {n.split(".")[1] for n, part in detector.module.named_modules() if isinstance(part, nn.Conv2d)}
+    assert stages == convolving - {"0"}
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_what_was_kept_gives_no_distance_to_a_teacher_without_the_rest(name: str) -> None:
+    model, cost = traced(name)
+    for seed in range(6):
+        plan = plan_of(cost.groups, random_widths(cost, seed), random_scores(cost, seed))
+        student, teacher = apply(model, cost.groups, plan), silenced(model, cost, plan)
+        hints = Hints(student.module, teacher, student.surgery, model.inputs)
+        images = torch.from_numpy(smooth_images(3))
+        student.module(images), teacher(images)
+        assert hints.distance().item() < 1e-8, plan
+        hints.close()
+
+
+def test_a_linear_layer_takes_its_channels_last() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x))
+
+    teacher = torch_model(Tokens(), (1, 5, 4))
+    student = rebuild(teacher, Surgery({"body": ((1, 2, 5), None), "head": (None, (1, 2, 5))}))
+    hints = Hints(student.module, teacher.module, student.surgery, teacher.inputs)
+    student.module(*teacher.inputs), teacher.module(*teacher.inputs)
+    assert hints.distance().item() < 1e-12
+    hints.close()
