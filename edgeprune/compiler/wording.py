@@ -121,7 +121,9 @@ def precisions(candidate: Candidate) -> str:
 
 
 def pruning_gain(report: Report) -> str:
-    """Say what pruning added over lower precision alone, from the finished candidates of the same run."""
+    """Say what pruning added over lower precision alone, from the finished candidates of the same run; other
+    activations, where the pruned candidate has them, came along.
+    """
     named = {c.name: c for c in report.candidates}
     alone, both = named.get("quantized-only"), named.get("pruned-quantized")
     if alone is None or both is None:
@@ -132,13 +134,15 @@ def pruning_gain(report: Report) -> str:
         ("compressed size", share(both.compressed_bytes, alone.compressed_bytes)),
         ("weights that are not zero", share(both.nonzero_parameters, alone.parameters)),
     ) if value is not None]
+    replaced = any(step.name == "activation" and step.candidate == "pruned-only" for step in report.steps)
     sentence = "What pruning added over quantization alone was not measured"
     if parts:
-        sentence = f"Against quantization alone, pruning leaves {', '.join(parts)}"
+        what = "pruning and cheaper activations leave" if replaced else "pruning leaves"
+        sentence = f"Against quantization alone, {what} {', '.join(parts)}"
     if both.score and alone.score and both.score.drop is not None and alone.score.drop is not None:
         more = both.score.drop - alone.score.drop
-        what = "the outputs" if both.score.split == "synthetic" else "the accuracy drop"
-        sentence += f" and changes {what} by {points(more)} ({both.score.split} split)"
+        moved = "the outputs" if both.score.split == "synthetic" else "the accuracy drop"
+        sentence += f" and {'change' if replaced else 'changes'} {moved} by {points(more)} ({both.score.split} split)"
     chosen = "The pruned candidate was chosen." if both.chosen else f"The pruned candidate was not chosen{_why(both)}."
     return f"{sentence}. {chosen}"
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from edgeprune.compiler import wording
 from edgeprune.compiler.page import render
 from edgeprune.compiler.table import show, summary
-from edgeprune.report import Candidate, CheckRow, GroupRow, Measurement, Report
+from edgeprune.report import Candidate, CheckRow, GroupRow, Measurement, Report, StepRecord
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -190,6 +190,16 @@ def test_pruning_that_did_not_pay_is_said() -> None:
     assert wording.pruning_gain(report(candidates=bare)).startswith(
         "What pruning added over quantization alone was not measured."
     )
+
+
+def test_cheaper_activations_get_their_share_of_what_pruning_added() -> None:
+    replaced = StepRecord(name="activation", options={}, candidate="pruned-only", seconds=1.0, cached=False)
+    said = wording.pruning_gain(report(steps=[replaced]))
+    assert said.startswith("Against quantization alone, pruning and cheaper activations leave p50 at 0.809×")
+    assert " and change the accuracy drop by " in said
+    other = replaced.model_copy(update={"candidate": "activations-quantized"})
+    plain = wording.pruning_gain(report(steps=[other]))
+    assert "cheaper" not in plain and " and changes the accuracy drop by " in plain
 
 
 @pytest.mark.parametrize(
