@@ -11,7 +11,7 @@ from rich.console import Console
 from edgeprune.compiler import wording
 from edgeprune.compiler.page import render
 from edgeprune.compiler.table import show, summary
-from edgeprune.report import Candidate, CheckRow, GroupRow, Measurement, Report, StepRecord
+from edgeprune.report import Candidate, CheckRow, GroupRow, Measurement, Report
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -193,7 +193,7 @@ def test_pruning_that_did_not_pay_is_said() -> None:
 
 
 def test_cheaper_activations_get_their_share_of_what_pruning_added() -> None:
-    replaced = StepRecord(name="activation", options={}, candidate="pruned-only", seconds=1.0, cached=False)
+    replaced = step("activation", 1.0, False, {}, {}).model_copy(update={"candidate": "pruned-only"})
     said = wording.pruning_gain(report(steps=[replaced]))
     assert said.startswith("Against quantization alone, pruning and cheaper activations leave p50 at 0.809×")
     assert " and change the accuracy drop by " in said
