@@ -115,7 +115,8 @@ class Ceilings:
         share = self.quantized.fact("quantize", "share") or 0.0
         names = lowerable_names(floating.model.path)
         lowered = names[: round(share * len(names))]
-        quantize = dataclasses.replace(self.tools.quantize, lowered=lowered)
+        method = self.quantized.fact("quantize", "method") or self.tools.quantize.method
+        quantize = dataclasses.replace(self.tools.quantize, lowered=lowered, method=method)
         return self.workshop.finish(name, [*cutting, self.tools.export, quantize])
 
     def _require_reachable(self, name: str, cost: CostModel) -> None:

@@ -28,7 +28,7 @@ from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
 RECIPE_SCHEMA = "edgeprune-recipe/1"
 _NAMES = ("manifest.json", *FILES)
 _CUTTING = ("prune", "sparsify", "recut")
-_FOUND = {"activation": ("names",), "quantize": ("lowered", "precision")}
+_FOUND = {"activation": ("names",), "quantize": ("lowered", "precision", "method")}
 """What a pass found out and recorded, by pass: replayed as options of the same name."""
 
 

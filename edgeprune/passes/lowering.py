@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +27,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from edgeprune.profiles.board import Int8Layout
 
 Method = Literal["minmax", "entropy", "percentile"]
+Ranges = Literal["auto", Method]
 
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """Operators whose arithmetic int8 makes cheaper: the choice is over these."""
@@ -44,11 +47,12 @@ _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 @dataclass(frozen=True, eq=False)
 class Lowering:
-    """A float graph with the ranges of its tensors, ready to be lowered in part or whole."""
+    """A float graph with the ranges of its tensors, found by ``method``, ready to be lowered in part or whole."""
 
     proto: onnx.ModelProto
     ranges: TensorsData
     layout: Int8Layout
+    method: Method
 
     def candidates(self) -> tuple[str, ...]:
         """Return the names of the layers that can be lowered, in graph order."""
@@ -122,9 +126,10 @@ def calibrate(
         session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session.log_severity_level = 3
         calibrator.infer_session = onnxruntime.InferenceSession(augmented, session, providers=["CPUExecutionProvider"])
-        for image in images:
-            calibrator.collect_data(_One({"input": image}))
-        return Lowering(proto, calibrator.compute_data(), layout)
+        with redirect_stdout(StringIO()):  # the histograms announce each image
+            for image in images:
+                calibrator.collect_data(_One({"input": image}))
+            return Lowering(proto, calibrator.compute_data(), layout, method)
 
 
 class _One:

@@ -13,9 +13,10 @@ from edgeprune.backends.onnxruntime import OnnxRuntime
 from edgeprune.budget import Budget
 from edgeprune.errors import BadOption, UnmetRequirement
 from edgeprune.model import METADATA_KEY, OnnxModel, Predict, TorchModel
-from edgeprune.passes import ranking
+from edgeprune.passes import ranking, trial
 from edgeprune.passes.base import Context
 from edgeprune.passes.export import Export
+from edgeprune.passes.lowering import calibrate
 from edgeprune.passes.quantize import Quantize
 from edgeprune.report import Score
 
@@ -253,6 +254,48 @@ def test_other_ways_to_find_ranges_work_too(residual, tmp_path, method):
     model, ctx, facts = fresh(residual, tmp_path, budget=Budget(max_accuracy_drop=None))
     lowered = Quantize(method=method).run(model, ctx)
     assert operators(lowered, tmp_path) == {"int8": 3} and facts["calibration"]["method"] == method
+
+
+def test_ranges_are_those_that_score_better_and_equals_the_plain_ones(residual, tmp_path, capsys):
+    model, ctx, facts = fresh(residual, tmp_path)
+    Quantize().run(model, ctx)
+    scores = facts["calibration"]["scores"]
+    assert list(scores) == ["minmax", "percentile"] and facts["method"] == facts["calibration"]["method"]
+    assert facts["method"] == ("percentile" if scores["percentile"] > scores["minmax"] else "minmax")
+    assert capsys.readouterr().out == "", "the histograms announce themselves"
+
+
+def test_ranges_that_extreme_values_spoiled_are_not_taken(residual, tmp_path, monkeypatch):
+    model, ctx, facts = fresh(residual, tmp_path)
+
+    def spoil(path, images, layout, method, threads):
+        factor = 1e3 if method == "minmax" else 1.0
+        return calibrate(path, [image * factor for image in images], layout, method, threads)
+
+    monkeypatch.setattr(trial, "calibrate", spoil)
+    lowered = Quantize().run(model, ctx)
+    scores = facts["calibration"]["scores"]
+    assert facts["method"] == "percentile" and scores["percentile"] > scores["minmax"] + 0.1
+    assert facts["precision"] == "int8" and facts["share"] == 1.0
+    with open_onnx(lowered) as predict:
+        assert ctx.task.score(predict, "search").value == scores["percentile"]
+
+
+def test_where_the_layers_are_given_ranges_are_not_compared(residual, tmp_path):
+    model, ctx, facts = fresh(residual, tmp_path)
+    Quantize(lowered=("left",)).run(model, ctx)
+    assert (facts["method"], facts["calibration"]["scores"]) == ("minmax", {})
+    Quantize(lowered=("left",), method="percentile").run(model, ctx)
+    assert facts["method"] == "percentile"
+
+
+def test_no_graph_is_scored_twice(residual, tmp_path, monkeypatch):
+    model, ctx, _ = fresh(residual, tmp_path)
+    seen = []
+    score = ctx.task.score
+    monkeypatch.setattr(ctx.task, "score", lambda predict, split: seen.append(1) or score(predict, split))
+    Quantize().run(model, ctx)
+    assert len(seen) == 2, "two ways to find ranges, and the better whole graph holds"
 
 
 def test_options_are_checked():
