@@ -24,7 +24,7 @@ _ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "
 def order(names: Sequence[str], risk: Mapping[str, float], gain: Mapping[str, float]) -> tuple[str, ...]:
     """Return ``names`` by rising risk per gain; layers that gain nothing come last, by rising risk.
 
-    ``risk`` is the deviation of the outputs when that layer alone is lowered, ``gain`` what lowering it saves
+    ``risk`` is how far the outputs move when that layer alone is lowered, ``gain`` what lowering it saves
     (milliseconds or MACs). Equal layers keep the order of ``names``.
     """
 

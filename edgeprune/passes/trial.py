@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 
 from edgeprune.budget import holds_floor, largest
@@ -175,11 +176,17 @@ class Trial:
         images = np.concatenate(self._images)[:_RANKED_IMAGES]
         with self.ctx.open(self.model) as predict:
             reference = predict(images)
-        risk = {}
+        risk, plain = {}, {}
         for name in self.ctx.progress.track(names, "ranking layers", len(names)):
             with self.ctx.open(self.lower([name])) as predict:
-                risk[name] = ranking.deviation(reference, predict(images))
-        return ranking.order(names, risk, self._gain(names))
+                outputs = predict(images)
+            risk[name], plain[name] = self._apart(outputs, reference), ranking.deviation(reference, outputs)
+        return ranking.order(names, risk if any(risk.values()) else plain, self._gain(names))
+
+    def _apart(self, outputs: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+        """Return the task's own distance: most of a detector's outputs are background, which does not matter."""
+        assert self.ctx.task is not None
+        return self.ctx.task.distance(torch.from_numpy(outputs), torch.from_numpy(reference), 1.0).item()
 
     def _gain(self, names: Sequence[str]) -> dict[str, float]:
         """Return what lowering each layer saves: milliseconds where the clock decides and knows them all, else MACs."""
