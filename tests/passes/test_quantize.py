@@ -289,6 +289,25 @@ def test_where_the_layers_are_given_ranges_are_not_compared(residual, tmp_path):
     assert facts["method"] == "percentile"
 
 
+def test_layers_are_ranked_by_the_tasks_own_distance(residual, tmp_path, monkeypatch):
+    model, ctx, _ = fresh(residual, tmp_path)
+    monkeypatch.setattr(trial.Trial, "_gain", lambda self, names: dict.fromkeys(names, 1.0))
+
+    def ranked(distance):
+        monkeypatch.setattr(ctx.task, "distance", distance)
+        one = trial.Trial(model, ctx, "minmax")
+        return one._ranked(one._calibrated().candidates())
+
+    def squared(outputs, reference, temperature):
+        assert temperature == 1.0
+        return (outputs - reference).square().mean()
+
+    least_first = ranked(squared)
+    assert len(least_first) == 4
+    assert ranked(lambda *given: -squared(*given)) == least_first[::-1]
+    assert ranked(lambda *given: 0.0 * squared(*given)) == least_first, "a task that tells nothing apart: deviations"
+
+
 def test_no_graph_is_scored_twice(residual, tmp_path, monkeypatch):
     model, ctx, _ = fresh(residual, tmp_path)
     seen = []
