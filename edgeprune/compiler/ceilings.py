@@ -112,9 +112,8 @@ class Ceilings:
         Latency and size hang on shapes and precision, not on weights.
         """
         floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export])
-        share = self.quantized.fact("quantize", "share") or 0.0
-        names = lowerable_names(floating.model.path)
-        lowered = names[: round(share * len(names))]
+        there = lowerable_names(floating.model.path)
+        lowered = tuple(name for name in self.quantized.fact("quantize", "lowered") or () if name in there)
         method = self.quantized.fact("quantize", "method") or self.tools.quantize.method
         quantize = dataclasses.replace(self.tools.quantize, lowered=lowered, method=method)
         return self.workshop.finish(name, [*cutting, self.tools.export, quantize])

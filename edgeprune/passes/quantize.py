@@ -23,11 +23,11 @@ class Quantize(Pass[OnnxModel, OnnxModel]):
     """Lower the precision by constrained bisection: as many layers as hold the floor, kept only if that is faster.
 
     ``precision`` names one, or leaves the choice to accuracy and clock; one that is named is not dropped for being
-    slow. ``method`` finds the ranges of int8: minimum and maximum, least entropy lost, or the 99.999th percentile; auto
-    tries the first and the last and takes whichever whole int8 graph scores better.
-    ``gain`` is the speed-up that the lower 95 % bound must reach. ``lowered`` names exactly the layers to lower and
-    decides everything: a recipe's replay, in which ``precision`` matters only where no layer is named, and an automatic
-    ``method`` is minmax.
+    slow, in no layer. ``method`` finds the ranges of int8: minimum and maximum, least entropy lost, or the 99.999th
+    percentile; auto tries the first and the last and takes whichever whole int8 graph scores better. ``gain`` is the
+    speed-up that the lower 95 % bound must reach. ``lowered`` names exactly the layers to lower and decides everything:
+    a recipe's replay, in which ``precision`` matters only where no layer is named, and an automatic ``method`` is
+    minmax.
     """
 
     name: ClassVar[str] = "quantize"
@@ -88,7 +88,7 @@ class Quantize(Pass[OnnxModel, OnnxModel]):
             elif not _has_data(trial.ctx):
                 reasons.append("int8 needs images to calibrate on")
             else:
-                found.append(trial.int8())
+                found.append(trial.int8(slower=self.precision == "int8"))
         if self._wants("fp16", trial.ctx):
             found.append(trial.fp16())
         reasons += [choice.reason for choice in found if choice.precision == "fp32"]

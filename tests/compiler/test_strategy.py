@@ -42,6 +42,7 @@ class Made:
     asked: tuple[str, ...] = ()
     moved: dict[str, float] | None = None
     """How far each activation moves the outputs; "a" is what the first step replaces."""
+    lowered: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -62,7 +63,8 @@ class Made:
         return SimpleNamespace(path=Path("none"))
 
     def fact(self, one: str, name: str) -> Any:
-        known = {("sparsify", "asked"): self.asked, ("quantize", "share"): 1.0,
+        known = {("sparsify", "asked"): self.asked,
+                 ("quantize", "lowered"): self.lowered, ("quantize", "method"): "percentile",
                  ("activation", "moved"): self.moved, ("activation", "names"): ["a"]}  # fmt: skip
         return known.get((one, name))
 
@@ -90,6 +92,7 @@ class Shop:
     """What other activations make of the latency, and ``relu_loses`` of the accuracy once trained."""
     relu_loses: Callable[[float], int] = lambda share: 0
     moved: dict[str, float] | None = None
+    lowered: tuple[str, ...] = ()
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ class Shop:
         wrong = self.loses(share) if trained else 0
         wrong += self.relu_loses(replaced(passes)) if trained else 0
         made = Made(name, tuple(passes), share, wrong, share * full["macs"], int(share * full["parameters"]), asked,
-                    self.moved)  # fmt: skip
+                    self.moved, self.lowered)  # fmt: skip
         self.finished.append(made)
         return made
 
@@ -386,6 +389,17 @@ def _grid(cost_model: CostModel, budget: Budget, multiple: int = 16, cost: str =
 class _Quantize:
     name: str = "quantize"
     lowered: tuple[str, ...] = ()
+    method: str = "auto"
+
+
+def test_a_shape_is_lowered_where_the_quantized_candidate_is(
+    cost_model: CostModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(cost_model, Budget(0.01), "measured", lowered=("stem", "gone"))
+    monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ("stem", "slow"))
+    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize())
+    shape = Ceilings(shop, tools, shop.finish("quantized-only", ())).untrained("shape", [])  # type: ignore[arg-type]
+    assert shape.passes[-1] == _Quantize(lowered=("stem",), method="percentile")
 
 
 def _rungs(cost: CostModel) -> set[int]:

@@ -338,10 +338,26 @@ def test_a_second_try_takes_only_the_layers_that_gain(residual, tmp_path, monkey
     spent = iter([before, {**before, "stem": 2.0, "left": 0.5, "right": 0.5}])
     monkeypatch.setattr(ranking, "milliseconds", lambda *_: next(spent))
     ratios = iter([1.2, 0.7])
-    model, ctx, facts = fresh(residual, tmp_path, measure=lambda models: clock({"int8": next(ratios)})(models))
+
+    def measure(models: dict[str, OnnxModel]) -> Any:
+        return clock({"int8": next(ratios)} if "int8" in models else {})(models)
+
+    model, ctx, facts = fresh(residual, tmp_path, measure=measure)
     Quantize().run(model, ctx)
     assert facts["lowered"] == ["left", "right"]
     assert facts["reason"].startswith("the 2 layers that int8 speeds up hold the floor; int8 in 2 layers takes 0.700x")
+
+
+@pytest.mark.parametrize(("loses", "ratio", "left_out"), [(2.0, 0.9, True), (2.0, 1.1, False), (1.03, 0.9, False)])
+def test_a_layer_that_int8_slows_down_stays_in_float(residual, tmp_path, monkeypatch, loses, ratio, left_out):
+    before = {"stem": 1.0, "left": 1.0, "right": 1.0, "fc": 1.0}
+    spent = iter([before, {**before, "stem": loses, "left": 0.5, "right": 0.5}])
+    monkeypatch.setattr(ranking, "milliseconds", lambda *_: next(spent))
+    model, ctx, facts = fresh(residual, tmp_path, measure=clock({"int8": 0.5, "some": ratio}))
+    Quantize().run(model, ctx)
+    assert facts["lowered"] == [name for name in before if not (left_out and name == "stem")]
+    kind = "3 layers that int8 does not slow down" if left_out else "4 layers"
+    assert facts["reason"].startswith(f"all {kind} in int8 hold the floor; int8 in ")
 
 
 def test_order_puts_the_least_risk_per_gain_first_and_losers_last():
