@@ -30,7 +30,7 @@ def test_the_defaults() -> None:
 def test_a_detector_trains_longer_and_a_new_head_until_it_gets_no_better() -> None:
     assert (tools(task=Detection).sparsify.recalibration, tools().sparsify.recalibration) == (32, 1024)
     assert tools(task=Detection).finetune == Finetune(
-        epochs=15, lr=0.01, momentum=0.937, average=0.998, hints=0.25
+        epochs=15, lr=0.01, momentum=0.937, average=0.998, hints=0.5
     )
     assert transfer({}, "normal", Detection) == Finetune(
         epochs=60, lr=0.01, momentum=0.937, average=0.998, patience=10, distillation=0.0
