@@ -21,7 +21,7 @@ WORTH = 1.05
 """How much faster other activations must make the quantized model to be worth training for."""
 MOST = 0.8
 """Share of the activations that the first step replaces: those that matter least for what they compute. On YOLOv5n 0.8
-of the elements are a quarter of what replacing each alone moves the outputs.
+of the elements are three tenths of what replacing each alone moves the outputs.
 """
 ROOM = 0.5
 """Share of the accuracy floor that replacing the last ones may use up: cutting gains more a point than they do."""

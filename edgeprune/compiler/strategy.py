@@ -118,7 +118,7 @@ class Strategy:
             self.workshop.means.progress.note(f"{found[k].name}: {'holds' if held else 'misses'} the floor")
             return held
 
-        deepest = largest(len(targets), holds, first=max(1, len(targets) // 3))
+        deepest = largest(len(targets), holds, first=max(1, math.floor(len(targets) / 3 * self._left())))
         held = [p for p in found.values() if self.workshop.holds(p) is not False]
         if not deepest or not held:
             self.outcome.notes.append(
@@ -126,6 +126,14 @@ class Strategy:
             )
             return min(found.values(), key=lambda made: self.workshop.drop(made) or 0.0) if found else None
         return self._fastest(held)
+
+    def _left(self) -> float:
+        """Return the share of the floor that other activations have left: where it is small, little can be cut."""
+        floor = self.budget.max_accuracy_drop
+        if not self._replacing or not floor:
+            return 1.0
+        drop = self.workshop.drop(self.outcome.candidates[replacing.NAME]) or 0.0
+        return min(max(1.0 - drop / floor, 0.0), 1.0)
 
     def _dead_only(self) -> Finished | None:
         """Without data there is no floor to prune against: only dead channels go."""

@@ -240,6 +240,14 @@ def test_what_would_cost_too_much_by_what_it_moves_is_not_trained(
     assert (refused in outcome.notes) != tried
 
 
+def test_where_activations_used_the_floor_up_the_first_cut_is_small(run: Any) -> None:
+    def first(**shop: Any) -> float:
+        return next(p.share for p in run(Budget(0.01), **shop, **CHEAPER)[1].probes if "MACs" in p.name)
+
+    untouched, dear = first(), first(relu_loses=lambda share: 8 if share > 0.7 else 0)
+    assert untouched < 0.8 and dear == pytest.approx(1 - STEP)
+
+
 def test_activations_that_cost_the_floor_all_stay(run: Any) -> None:
     _, outcome = run(Budget(0.01), relu_loses=lambda share: round(40 * share), **CHEAPER)
     assert [p.name for p in outcome.candidates["pruned-quantized"].passes] == CUTTING
