@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from edgeprune.groups import Op
 from edgeprune.surgery import is_depthwise, sides
@@ -45,13 +46,18 @@ def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Call]:
     for name, _ in module.named_modules():
         if name:
             watch(name)
+    run_hooked(module, inputs, hooks)
+    return calls
+
+
+def run_hooked(module: nn.Module, inputs: tuple[Tensor, ...], hooks: Iterable[RemovableHandle]) -> None:
+    """Run the module once, without gradients, and take the hooks that watched it away."""
     try:
         with torch.no_grad():
             module(*inputs)
     finally:
-        for handle in hooks:
-            handle.remove()
-    return calls
+        for hook in hooks:
+            hook.remove()
 
 
 def operators(module: nn.Module, calls: Mapping[str, Call]) -> list[Op]:

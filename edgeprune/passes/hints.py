@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeprune.model import Surgery
-from edgeprune.operators import channels_at, geometry
+from edgeprune.operators import channels_at, geometry, run_hooked
 
 
 class Hints:
@@ -77,11 +77,6 @@ def readers(module: nn.Module, inputs: tuple[Tensor, ...]) -> Sequence[str]:
         for name, part in module.named_modules()
         if geometry(part)
     ]
-    try:
-        with torch.no_grad():
-            module(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_hooked(module, inputs, hooks)
     return found
 

@@ -72,9 +72,8 @@ class Trial:
         if self._judge_beside_float() and self.holds(whole, len(names), every):
             return Choice(whole, "int8", names, f"all {len(names)} {kind} in int8 hold {self._floor}")
         ranked = self._ranked(names)
-        most = len(names) - 1
-        without = max(1, len(names) - max(1, round(RISKIEST * len(names))))
-        share = largest(most, lambda k: self.holds(self.lower(ranked[:k]), k, every), first=min(without, most))
+        first = len(names) - round(RISKIEST * len(names))
+        share = largest(len(names) - 1, lambda k: self.holds(self.lower(ranked[:k]), k, every), first=first)
         if share == 0:
             return Choice(self.model, "fp32", (), f"no share of the layers in int8 holds {self._floor}")
         chosen = tuple(n for n in names if n in set(ranked[:share]))

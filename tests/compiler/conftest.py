@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 import tiny
+from contexts import torch_model
+from shop import Shop
 
 import edgeprune
+from edgeprune.budget import Budget
+from edgeprune.compiler import ceilings as ceilings_module
 from edgeprune.compiler.driver import Build
+from edgeprune.compiler.strategy import Strategy
+from edgeprune.compiler.toolbox import toolbox
+from edgeprune.groups import CostModel
 from edgeprune.report import Report
 from edgeprune.tasks.classification import Classification
+from edgeprune.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -72,3 +80,25 @@ def built(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bu
         patch.setattr(Classification, "score", counted)
         build: Build = edgeprune.compile(**arguments(out=out))
     yield Built(out, inputs, cache, build.report, clock, splits)
+
+
+@pytest.fixture(scope="module")
+def cost_model() -> CostModel:
+    """Return the groups of the tiny network, on multiples of eight."""
+    return trace(torch_model(tiny.network(), (1, 3, 12, 12)), (8,))
+
+
+@pytest.fixture
+def decide(cost_model: CostModel, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs the strategy in a shop and gives both back."""
+    monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ())
+
+    def go(
+        budget: Budget, evaluations: int = 60, data: bool = True, settings: dict[str, Any] | None = None, **shop: Any
+    ) -> tuple[Shop, Any]:
+        made = Shop(cost_model, budget, **shop)
+        tools = toolbox(settings or {}, agent="uniform", evaluations=evaluations, epochs=1, effort="quick",
+                        precision="auto", data=data, free_groups=4, task=Classification)  # fmt: skip
+        return made, Strategy(made, tools).run()  # type: ignore[arg-type]
+
+    return go
