@@ -229,6 +229,7 @@ def test_the_recipe_decides_everything_but_where_things_lie(built: Any, at: Path
     assert [p.name for p in passes] == ["recut", "finetune", "export", "quantize"]
     assert Export() in passes
     assert passes[-1].lowered is not None
+    assert passes[-1].method in ("minmax", "percentile"), "the ranges that the layers were chosen by"
 
 
 def test_a_build_of_random_weights_is_replayed(at: Path, tmp_path: Path, clock: tiny.Clock) -> None:

@@ -17,7 +17,8 @@ from edgeprune.activations import CHEAPER, smooth
 from edgeprune.errors import BadModel, BadOption, UnmetRequirement
 from edgeprune.groups import DROP, plan_of
 from edgeprune.model import Surgery, TorchModel
-from edgeprune.passes.activation import Activation, Kind
+from edgeprune.passes import activation
+from edgeprune.passes.activation import Activation, Kind, harms
 from edgeprune.passes.export import Export
 from edgeprune.passes.prune import Prune
 from edgeprune.tracing import size_of, trace
@@ -203,6 +204,34 @@ def test_what_moves_the_outputs_least_for_its_size_goes_first(tmp_path: Path) ->
     assert torch.equal(result.module.norm.running_var, norm.running_var)
     blind, _ = context(tmp_path, model)
     assert smooth(Activation("relu", share=0.01).run(model, blind).module) == ("faint",), "without images by size"
+
+
+class Normed(nn.Module):
+    """A batch norm behind an activation takes away what it scales all values by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.norm, self.other = nn.Conv2d(3, 4, 1), nn.SiLU(), nn.BatchNorm2d(4), nn.SiLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.norm(self.act(self.conv(x)))
+        return self.other(y).mean((2, 3))
+
+
+def test_what_new_batch_norm_statistics_put_right_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch_model(Normed())
+    ctx, _ = context(tmp_path, model, task=Agreement(model, smooth_images(40)))
+    monkeypatch.setitem(CHEAPER, "relu", Scaled)
+    right = harms(model, "relu", ctx)["act"]
+    monkeypatch.setattr(activation, "recalibrate", lambda module, images: module)
+    assert harms(model, "relu", ctx)["act"] > 10 * abs(right)
+
+
+class Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1.5 * nn.functional.silu(x)
 
 
 def test_one_instance_is_tried_in_all_its_places(model: TorchModel, tmp_path: Path) -> None:
