@@ -124,13 +124,16 @@ def holds_floor(drop: float, standard_error: float, floor: float | None) -> bool
     return floor is None or drop + standard_error <= floor
 
 
-def largest(top: int, holds: Callable[[int], bool], first: int | None = None) -> int:
+def largest(
+    top: int, holds: Callable[[int], bool], first: int | None = None, stride: int | None = None
+) -> int:
     """Return the largest k in 0..top for which ``holds(k)``, by bisection.
 
     ``holds`` is taken to be true at 0 and monotone (true up to some k, false above); 0 is never asked. Where it is not
     monotone the answer still is a k that held when asked (or 0): it always rolls back to a point that held. ``first``
-    is the first k to try, for a caller who believes in an end (default: the middle). At most ceil(log2(top)) + 2
-    calls.
+    is the first k to try, for a caller who believes in an end (default: the middle). Who believes it to be near gives a
+    ``stride``: it is doubled from step to step until the end is passed, and the rest is bisected (galloping; Bentley
+    and Yao, 1976). At most ceil(log2(top)) + 2 calls, with a stride twice as many.
     """
     low, high = 0, top + 1  # holds(low) is true, holds(high) is taken to be false
     k = (low + high) // 2 if first is None else min(max(first, 1), top)
@@ -140,4 +143,7 @@ def largest(top: int, holds: Callable[[int], bool], first: int | None = None) ->
         else:
             high = k
         k = (low + high) // 2
+        if stride is not None and 0 in (low, top + 1 - high):  # all that were asked held, or none did
+            k = max(k, high - stride) if low == 0 else min(k, low + stride)
+            stride *= 2
     return low

@@ -117,10 +117,32 @@ def test_bisection_finds_the_end_and_asks_little(top: int, data: st.DataObject) 
         asked.append(k)
         return k <= end
 
-    assert largest(top, holds, first) == end
+    stride = data.draw(st.none() | st.integers(1, 9))
+    assert largest(top, holds, first, stride) == end
     assert len(set(asked)) == len(asked)
     assert all(1 <= k <= top for k in asked)
-    assert len(asked) <= math.ceil(math.log2(max(top, 1))) + 2
+    bound = math.ceil(math.log2(max(top, 1))) + 2
+    assert len(asked) <= (bound if stride is None else 2 * bound)
+
+
+@pytest.mark.parametrize(
+    ("first", "stride", "end", "asked"),
+    [
+        (1, 1, 2, [1, 2, 4, 3]), (1, 1, 1, [1, 2]), (5, 1, 5, [5, 6]), (5, 1, 4, [5, 4]),
+        (15, 1, 12, [15, 14, 12, 13]), (4, 2, 7, [4, 6, 10, 8, 7]), (None, None, 2, [8, 4, 2, 3]),
+        (4, None, 2, [4, 2, 3]),
+    ],
+)  # fmt: skip
+def test_a_good_guess_is_left_in_small_steps(first: int | None, stride: int | None, end: int, asked: list[int]) -> None:
+    """A cut far beyond the guess costs as much to try as one beside it, and tells less."""
+    found: list[int] = []
+
+    def holds(k: int) -> bool:
+        found.append(k)
+        return k <= end
+
+    assert largest(16, holds, first, stride) == end
+    assert found == asked
 
 
 @given(st.integers(1, 60), st.sets(st.integers(1, 60)))

@@ -107,7 +107,9 @@ class Strategy:
         if self.budget.max_accuracy_drop is None or not self.tools.data:
             return self._dead_only()
         targets = _targets(cost)
-        allowance = self._allowance(cost, len(targets))
+        first = max(1, math.floor(len(targets) / 3 * self._left()))
+        stride = 1 if self._replacing else None  # what they left of the floor tells where the end is
+        allowance = self._allowance(cost, len(targets), stride)
         found: dict[int, Finished] = {}
 
         def holds(k: int) -> bool:
@@ -118,7 +120,7 @@ class Strategy:
             self.workshop.means.progress.note(f"{found[k].name}: {'holds' if held else 'misses'} the floor")
             return held
 
-        deepest = largest(len(targets), holds, first=max(1, math.floor(len(targets) / 3 * self._left())))
+        deepest = largest(len(targets), holds, first, stride)
         held = [p for p in found.values() if self.workshop.holds(p) is not False]
         if not deepest or not held:
             self.outcome.notes.append(
@@ -181,9 +183,7 @@ class Strategy:
             probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", cutting)
             return ceilings.fast_enough(self._noted(probe))
 
-        least = len(targets) - largest(
-            len(targets) - 1, lambda j: fast_enough(len(targets) - j), first=len(targets) // 2
-        )
+        least = len(targets) - largest(len(targets) - 1, lambda j: fast_enough(len(targets) - j))
         for k in range(least, min(least + ATTEMPTS, len(targets) + 1)):
             best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", limits(k), allowance)
             if ceilings.fast_enough(best):
@@ -237,12 +237,13 @@ class Strategy:
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
         return min(timed, key=lambda pair: (pair[0].ratio or math.inf, pair[1].macs))[1]
 
-    def _allowance(self, cost: CostModel, targets: int) -> int:
+    def _allowance(self, cost: CostModel, targets: int, stride: int | None = None) -> int:
         """Return the evaluations of one search when a bisection over so many targets runs several.
 
         The sensitivity table is the same for all of them and paid for once; what is left is shared evenly.
         """
-        self._to_come = math.ceil(math.log2(targets)) + 2  # as many as ``largest`` may ask for
+        most = math.ceil(math.log2(targets)) + 2  # as ``largest`` says
+        self._to_come = most if stride is None else 2 * most
         searches = math.ceil(math.log2(targets + 1))
         table = min(table_evaluations(Space(cost, {})), self.tools.evaluations // 2)
         return table + max(1, (self.tools.evaluations - table) // searches)

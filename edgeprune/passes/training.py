@@ -91,14 +91,20 @@ class Training:
         self.score(ctx)
 
     def score(self, ctx: Context) -> None:
-        """Score the last epoch, remember it if it is the best so far, and write that down."""
+        """Score the last epoch, remember it if it is the best so far, and write that down.
+
+        Where an average of the weights is scored, an epoch is judged by the mean of its score and the one before: the
+        weights are nearly the same, and the best of many noisy scores promises what other images do not keep.
+        """
         assert ctx.task is not None and self.log is not None
         module = self.averaged.eval()
         score = ctx.task.score(TorchModel(module, ctx.original.spec, ctx.original.inputs).predict, "search").value
         self.log.append({"epoch": self.epoch, "loss": self.unscored, "score": score})
         self.unscored = None
-        if score > self.best_score:
-            self.best_score, self.best_epoch = score, self.epoch
+        smooth = self.averaged is not self.module and self.epoch > 1
+        judged = (score + self.log[-2]["score"]) / 2 if smooth else score
+        if judged > self.best_score:
+            self.best_score, self.best_epoch = judged, self.epoch
             self.best = {k: v.clone().contiguous() for k, v in module.state_dict().items()}
         self._save()
 

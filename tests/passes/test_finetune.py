@@ -280,6 +280,19 @@ def test_the_average_of_the_weights_is_what_is_scored_and_kept(
     assert 0.2 * moved < followed < 0.98 * moved
 
 
+@pytest.mark.parametrize(("average", "best"), [(0.0, 2), (0.9, 5)])
+def test_one_lucky_score_of_an_average_does_not_choose_it(
+    average: float, best: int, tmp_path: Path, original: TorchModel, cut: TorchModel
+) -> None:
+    """The first epoch stands for itself: there is no average before it."""
+    scores = [0.4, 0.5, 0.9, 0.5, 0.8, 0.82, 0.7]
+    _, facts = tuned(tmp_path, cut, Answers(original, scores=scores), epochs=6, average=average)
+    assert facts["best_epoch"] == best
+    assert [row["score"] for row in facts["epochs"]] == scores
+    _, facts = tuned(tmp_path / "first", cut, Answers(original, scores=scores[:2]), epochs=1, average=average)
+    assert facts["best_epoch"] == 1
+
+
 def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     at = Finetune(warmup=0.5)._schedule
     assert [at(x, 4) for x in (0.0, 0.25, 0.5, 4.0)] == pytest.approx([0.01, 0.5, 1.0, 0.0])
