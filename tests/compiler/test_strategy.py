@@ -43,12 +43,16 @@ def test_what_holds_deeper_but_runs_slower_is_not_taken(decide: Any) -> None:
     assert any(p.share < 0.6 for p in outcome.probes)
 
 
-def test_where_activations_used_the_floor_up_the_first_cut_is_small(decide: Any) -> None:
-    def first(**shop: Any) -> float:
-        return next(p.share for p in decide(Budget(0.01), **shop, **CHEAPER)[1].probes if "MACs" in p.name)
+def test_where_activations_used_the_floor_up_the_first_cuts_are_small(decide: Any) -> None:
+    """And the next ones lie beside it: a cut in the middle of the rest would be trained for nothing."""
 
-    untouched, dear = first(), first(relu_loses=lambda share: 8 if share > 0.7 else 0)
-    assert untouched < 0.8 and dear == pytest.approx(1 - STEP)
+    def tried(**shop: Any) -> list[float]:
+        outcome = decide(Budget(0.01), loses=lambda share: 0 if share > 0.88 else 100, **shop, **CHEAPER)[1]
+        return [p.share for p in outcome.probes if "MACs" in p.name]
+
+    untouched, dear = tried(), tried(relu_loses=lambda share: 8 if share > 0.7 else 0)
+    assert untouched[0] < 0.8
+    assert dear == pytest.approx([1 - STEP, 1 - 2 * STEP, 1 - 4 * STEP, 1 - 3 * STEP])
 
 
 def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(decide: Any) -> None:
