@@ -40,11 +40,6 @@ class Toolbox:
     data: bool
 
     @property
-    def retrain(self) -> Finetune:
-        """The training of a model whose activations were replaced: twice as long, since every layer must change."""
-        return dataclasses.replace(self.finetune, epochs=2 * self.finetune.epochs)
-
-    @property
     def trains(self) -> bool:
         """Whether candidates are fine-tuned."""
         return self.data and self.finetune.epochs > 0

@@ -75,7 +75,11 @@ class Finished:
 
     def fact(self, one: str, name: str) -> Any:
         """Return a fact that a pass of this candidate recorded, or None."""
-        return next((s.facts.get(name) for s in self.steps if s.name == one and name in s.facts), None)
+        return next(iter(self.facts(one, name)), None)
+
+    def facts(self, one: str, name: str) -> list[Any]:
+        """Return a fact of every run of a pass, in order: some run more than once in a candidate."""
+        return [step.facts[name] for step in self.steps if step.name == one and name in step.facts]
 
 
 class Workshop:

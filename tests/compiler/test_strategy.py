@@ -62,7 +62,7 @@ def test_a_dense_model_trained_here_gets_the_pruned_ones_epochs_too(decide: Any)
     assert outcome.control.passes[0] == dataclasses.replace(pruned, distillation=0.0, hints=0.0), "it is no own teacher"
     assert "control" not in outcome.candidates
     _, cheaper = decide(Budget(0.01), preparation=("finetune",), cost="measured", smooth=True, cheaper=0.7)
-    assert [p.epochs for p in cheaper.control.passes[:-1]] == [2 + 2 + 1]
+    assert [p.epochs for p in cheaper.control.passes[:-1]] == [1 + 1 + 1 + 1]
     assert decide(Budget(0.01))[1].control is None
 
 
