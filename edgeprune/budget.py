@@ -124,9 +124,7 @@ def holds_floor(drop: float, standard_error: float, floor: float | None) -> bool
     return floor is None or drop + standard_error <= floor
 
 
-def largest(
-    top: int, holds: Callable[[int], bool], first: int | None = None, stride: int | None = None
-) -> int:
+def largest(top: int, holds: Callable[[int], bool], first: int | None = None, stride: int | None = None) -> int:
     """Return the largest k in 0..top for which ``holds(k)``, by bisection.
 
     ``holds`` is taken to be true at 0 and monotone (true up to some k, false above); 0 is never asked. Where it is not

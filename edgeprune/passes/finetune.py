@@ -27,10 +27,10 @@ class Finetune(Pass[TorchModel, TorchModel]):
     the task softens) against the label loss; ``hints`` weighs, beside both and for each image, how far the features
     between the layers are from the teacher's. ``average`` in [0, 1) is the decay of a running average of the weights
     (Polyak and Juditsky, 1992); where it is above 0, the average is what is scored and kept, and an epoch is judged by
-    the mean of its score and the one before. Training ends early when
-    ``patience`` epochs in a row did not raise the score; 0 goes on to the end. The epoch before training counts as one
-    of those to keep. Masked weights stay at zero. Resumes from the last finished epoch; an epoch is a function of
-    (weights, optimizer state, seed, epoch), so a resumed run gives the same bytes.
+    the mean of its score and the one before. Training ends early when ``patience`` epochs in a row did not raise the
+    score; 0 goes on to the end. The epoch before training counts as one of those to keep. Masked weights stay at zero.
+    Resumes from the last finished epoch; an epoch is a function of (weights, optimizer state, seed, epoch), so a
+    resumed run gives the same bytes.
     """
 
     name = "finetune"

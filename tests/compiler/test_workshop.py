@@ -18,10 +18,10 @@ from contexts import BOARD, torch_model
 from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import cache, workshop
 from edgeprune.compiler.cache import Store
-from edgeprune.compiler.workshop import Means, Workshop
+from edgeprune.compiler.workshop import Finished, Means, Workshop
 from edgeprune.passes.base import Silent
 from edgeprune.passes.export import Export
-from edgeprune.report import Score
+from edgeprune.report import Score, StepRecord
 from edgeprune.tasks.classification import Classification
 
 MEANS = Means(BOARD, Budget(), 0, "macs", 1, 1, 1, "cpu", Silent())
@@ -228,3 +228,17 @@ def test_the_journal_of_another_build_is_another(tmp_path: Path, data: Path) -> 
             assert shop._journal("other") == {}
             assert dict(shop._journal("plans")) == {"a": 1.0}
     assert cache.root() != tmp_path
+
+
+def test_a_pass_that_ran_twice_has_two_facts_and_the_first_stands_for_one() -> None:
+    """What the second step of other activations will cost is told from what both of them replaced."""
+    ran = [("activation", {"names": ["a"], "moved": {"a": 1.0}}), ("finetune", {"best_epoch": 3}),
+           ("activation", {"names": ["b"]})]  # fmt: skip
+    steps = tuple(
+        StepRecord.model_validate({"pass": name, "options": {}, "seconds": 0.0, "cached": False, "facts": facts})
+        for name, facts in ran
+    )
+    made = Finished("one", None, None, 0.0, 0, 0, {}, None, steps, ())  # type: ignore[arg-type]
+    assert made.facts("activation", "names") == [["a"], ["b"]]
+    assert made.fact("activation", "names") == ["a"] and made.facts("activation", "moved") == [{"a": 1.0}]
+    assert made.facts("quantize", "names") == [] and made.fact("quantize", "names") is None
