@@ -90,16 +90,19 @@ def test_the_baseline_spends_its_allowance(study: Any) -> None:
     widths = (3, 16, 32, 16, 32, 4)
     layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
     cost = trace(torch_model(nn.Sequential(*layers), (1, 3, 8, 8)), (4,))
-    for share in (0.25, 0.5, 0.7):
+    gained: list[float] = []
+    for share in (0.25, 0.4, 0.7):
         space = Space(cost, {"parameters": share * cost.full["parameters"]})
         coarse, found = even.uniform_plan(space), even.even_plan(space)
-        assert space.share(coarse) < space.share(found) <= 1.0
+        assert space.share(coarse) <= space.share(found) <= 1.0
+        gained.append(space.share(found) - space.share(coarse))
         for group, narrow, width in zip(cost.groups, coarse, found, strict=True):
             assert sum(narrow < rung <= width for rung in group.ladder) <= 1
         again = [at for at in space.free if found[at] == coarse[at] and found[at] != cost.groups[at].channels]
         for at in again:
             rung = min(r for r in cost.groups[at].ladder if r > found[at])
             assert space.share((*found[:at], rung, *found[at + 1 :])) > 1.0
+    assert max(gained) > 0.1
 
 
 def test_what_cannot_be_read_is_one_sentence(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
