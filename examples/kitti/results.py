@@ -41,9 +41,9 @@ class Row:
 def markdown(rows: Sequence[Row]) -> str:
     """Return the table: a line a method and level, mean and spread (standard deviation) over the seeds."""
     lines = [
-        "| removed | method | precision | seeds | mAP50-95 | drop, points | p50, × dense | size, × dense "
-        "| published mAP, ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| removed | method | precision | seeds | mAP50-95 | drop, points | p50, × dense | MACs, × dense "
+        "| size, × dense | published mAP, ms |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     dense = next(r for r in rows if r.method == "dense" and r.precision == "fp32")
     for key in dict.fromkeys((r.level, r.method, r.precision) for r in rows):
@@ -53,6 +53,7 @@ def markdown(rows: Sequence[Row]) -> str:
         cells = (
             f"{100 * level:.0f} %", method, precision, str(len(same)), _spread([100 * r.score for r in same], 1),
             _spread([100 * r.drop for r in same], 1), _spread([r.ratio for r in same], 2),
+            _spread([r.macs / dense.macs for r in same], 2),
             _spread([r.size_bytes / dense.size_bytes for r in same], 2),
             f"{100 * said[0]:.1f}, {said[1]:.0f}" if said else "",
         )  # fmt: skip
