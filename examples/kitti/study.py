@@ -2,8 +2,8 @@
 
     python examples/kitti/study.py yolov5n.pt kitti/data.yaml --out build/kitti-study
 
-Every row is a finished ONNX file, trained on for the same number of epochs, scored on the images that chose nothing and
-timed beside the dense model in the same session. The agent and uniform pruning start from the same dense model and get
+Every row is a finished ONNX file, trained on for the same number of epochs, scored on the images that chose nothing,
+and timed in turns with all others, in one session at the end. The agent and uniform pruning start from the same dense model and get
 the same fine-tuning, seed by seed. What is finished is kept in edgeprune's cache: a study that was interrupted goes on
 where it was, and one that is started again only measures anew.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from even import Even
 from results import Row, comparison, markdown, plot
+from timing import together
 from torch import zeros
 
 import edgeprune
@@ -49,10 +50,9 @@ class Study:
         """Build one artifact and return what its report says."""
         training = [Finetune(epochs=self.epochs, **Detection.training)] if cutting else []
         lowering = [Quantize(precision="int8")] if precision == "int8" else []
-        name = f"{method.replace(' ', '-')}-{100 * level:.0f}-{precision}-{seed}"
         build = edgeprune.compile(
             self.dense, task=self.task, passes=[*cutting, *training, Export(), *lowering], seed=seed,
-            max_accuracy_drop=None, out=self.out / name, progress=Bars(),
+            max_accuracy_drop=None, out=self.folder(method, level, precision, seed), progress=Bars(),
         )  # fmt: skip
         found = build.report.result
         assert found is not None and found.score is not None and found.score.drop is not None
@@ -63,6 +63,10 @@ class Study:
             found.measurement.latency_ms.p50, found.measurement.ratio or 1.0, found.size_bytes or 0, found.macs or 0.0,
             found.nonzero_parameters or found.parameters or 0, epochs[0] if epochs else None,
         )  # fmt: skip
+
+    def folder(self, method: str, level: float, precision: str, seed: int) -> Path:
+        """Return where the artifact of a row lies."""
+        return self.out / f"{method.replace(' ', '-')}-{100 * level:.0f}-{precision}-{seed}"
 
     def search(self, agent: Agent, level: float, evaluations: int, granularity: str = "channel") -> Sparsify:
         """Return the search for the best plan that keeps ``1 - level`` of the parameters."""
@@ -98,6 +102,13 @@ def dense_model(weights: Path, data: Path, shape: tuple[int, ...], out: Path) ->
     return TorchModel(edgeprune.load(build.directory), spec, (zeros(shape),))
 
 
+def write(rows: Sequence[Row], out: Path) -> None:
+    """Write ``rows.json``, ``table.md`` and ``plot.svg``."""
+    (out / "rows.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
+    (out / "table.md").write_text(markdown(rows), encoding="utf-8")
+    plot(rows, out / "plot.svg")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the study and write ``rows.json``, ``table.md`` and ``plot.svg`` after every row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,10 +128,11 @@ def main(arguments: Sequence[str]) -> int:
         rows: list[Row] = []
         for row in study.rows(asked.levels, asked.seeds):
             rows.append(row)
-            (asked.out / "rows.json").write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
-            (asked.out / "table.md").write_text(markdown(rows), encoding="utf-8")
-            plot(rows, asked.out / "plot.svg")
+            write(rows, asked.out)
             print(f"{row.method} {row.level:.2f} {row.precision} seed {row.seed}: mAP {row.score:.4f}", flush=True)
+        print("all artifacts once more, in one session", flush=True)
+        rows = together(rows, {r: study.folder(r.method, r.level, r.precision, r.seed) / "model.onnx" for r in rows})
+        write(rows, asked.out)
     except edgeprune.EdgepruneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
