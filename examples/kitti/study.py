@@ -3,9 +3,9 @@
     python examples/kitti/study.py yolov5n.pt kitti/data.yaml --out build/kitti-study
 
 Every row is a finished ONNX file, trained on for the same number of epochs, scored on the images that chose nothing,
-and timed in turns with all others, in one session at the end. The agent and uniform pruning start from the same dense model and get
-the same fine-tuning, seed by seed. What is finished is kept in edgeprune's cache: a study that was interrupted goes on
-where it was, and one that is started again only measures anew.
+and timed in turns with all others, in one session at the end. The agent and uniform pruning start from the same dense
+model and get the same fine-tuning, seed by seed. What is finished is kept in edgeprune's cache: a study that was
+interrupted goes on where it was, and one that is started again only measures anew.
 """
 
 from __future__ import annotations
