@@ -1,0 +1,179 @@
+"""trtexec: the command lines that each version of it understands, and the files it writes.
+
+Sources: samples/common/sampleOptions.cpp and sampleReporting.cpp of NVIDIA/TensorRT at 8.2.1, 8.5.3, v8.6.1, v10.3.0
+and v11.1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgeprune.engines.base import EngineLayer
+from edgeprune.errors import BadModel
+
+Version = tuple[int, ...]
+
+_VERSION = re.compile(r"TensorRT version: (\d+(?:\.\d+)*)")
+_BUILT = re.compile(r"Engine built in ([\d.]+) sec")
+_UNSTABLE = re.compile(r"GPU compute time is unstable, with coefficient of variance = ([\d.]+)%")
+_ERROR = re.compile(r"\[E\] (.*)")
+_NAME = re.compile(r'"name"\s*:\s*"(.*)",\s*"timeMs"')
+
+
+@dataclass(frozen=True)
+class Trtexec:
+    """A trtexec at ``path`` of ``version``: what to ask of it. Every argument is one word of its command line."""
+
+    path: str
+    version: Version
+
+    def build(self, graph: str, engine: str, precisions: Sequence[str], workspace_mib: int, layers: str) -> list[str]:
+        """Return the command that builds ``engine`` from ``graph``.
+
+        ``precisions`` are those the weakly typed graph may be run in beside fp32; from TensorRT 11 on the graph alone
+        says so. ``layers`` is the file for the layer report.
+        """
+        arguments = [self.path, f"--onnx={graph}", f"--saveEngine={engine}", f"--exportLayerInfo={layers}"]
+        arguments.append("--profilingVerbosity=detailed")
+        if self.version < (8, 5):
+            arguments.append(f"--workspace={workspace_mib}")
+        else:
+            arguments.append(f"--memPoolSize=workspace:{workspace_mib}{'M' if self.version >= (10,) else ''}")
+        if self.version < (11,):
+            arguments += [f"--{one}" for one in ("fp16", "bf16", "int8") if one in precisions]
+        arguments.append("--skipInference" if self.version >= (8, 6) else "--buildOnly")
+        return arguments
+
+    def time(self, engine: str, times: str, seconds: float, warmup_ms: int) -> list[str]:
+        """Return the command that times ``engine`` for ``seconds`` and writes every run to ``times``.
+
+        What to count is said openly, as the defaults changed with 11: the CPU spins while it waits, and the transfers
+        of input and output are left out. CUDA graphs stay off, which 11 would otherwise use.
+        """
+        arguments = [self.path, f"--loadEngine={engine}", f"--exportTimes={times}", f"--duration={seconds:g}"]
+        arguments += [f"--warmUp={warmup_ms}", "--avgRuns=1", "--percentile=99", "--useSpinWait"]
+        arguments.append("--noCudaGraph" if self.version >= (11,) else "--noDataTransfers")
+        return arguments
+
+    def profile(self, engine: str, profile: str, seconds: float) -> list[str]:
+        """Return the command that writes the mean time of each layer to ``profile``, in a run of its own."""
+        arguments = [self.path, f"--loadEngine={engine}", f"--exportProfile={profile}", "--separateProfileRun"]
+        return [*arguments, "--dumpProfile", f"--duration={seconds:g}"]
+
+    def infer(self, engine: str, name: str, values: str, output: str) -> list[str]:
+        """Return the command that runs ``engine`` once on the raw float32 values of a file, and writes its output."""
+        return [self.path, f"--loadEngine={engine}", f"--loadInputs={name}:{values}", f"--exportOutput={output}",
+                "--iterations=1", "--warmUp=0", "--duration=0"]  # fmt: skip
+
+
+def version_of(text: str) -> Version:
+    """Read the version out of what trtexec prints first; 8.2 writes 8201, later ones 8.5.3 or 100300.
+
+    Raises BadModel where there is none.
+    """
+    match = _VERSION.search(text)
+    if match is None:
+        raise BadModel("trtexec did not say its version; is it TensorRT's?")
+    numbers = tuple(map(int, match[1].split(".")))
+    if len(numbers) > 1:
+        return numbers
+    packed = numbers[0]  # NV_TENSORRT_VERSION: 1000 a major below 10, 10000 from then on
+    if packed >= 100_000:
+        return packed // 10_000, packed // 100 % 100, packed % 100
+    return packed // 1000, packed // 100 % 10, packed % 100
+
+
+def passed(code: int, text: str) -> None:
+    """Raise BadModel with trtexec's own reason unless it ended with exit code 0 and said PASSED at its end."""
+    if code == 0 and any(line.startswith("&&&& PASSED") for line in text.splitlines()[-5:]):
+        return
+    reasons = [match[1].strip() for line in text.splitlines() if (match := _ERROR.search(line))]
+    raise BadModel(f"trtexec failed (exit code {code}): {'; '.join(reasons[:3]) or 'it gave no reason'}")
+
+
+def seconds_of_build(text: str) -> float | None:
+    """Return how long trtexec says that the build took, or None."""
+    match = _BUILT.search(text)
+    return float(match[1]) if match else None
+
+
+def instability(text: str) -> float | None:
+    """Return the coefficient of variance, as a fraction, that trtexec warns of; None if it does not."""
+    match = _UNSTABLE.search(text)
+    return float(match[1]) / 100 if match else None
+
+
+def parse_times(text: str, warmup_ms: int) -> list[float]:
+    """Return the milliseconds of GPU time of every run of ``--exportTimes``.
+
+    8.2 lists the runs of the warm-up too, those that began before it was over. Raises BadModel for another form.
+    """
+    rows = _json(text, "--exportTimes")
+    try:
+        early = any("endToEndMs" in row for row in rows)
+        found = [float(r["computeMs"]) for r in rows if not early or float(r["startComputeMs"]) >= warmup_ms]
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadModel(f"trtexec's --exportTimes is not in a known form: {error!r}") from error
+    if not found:
+        raise BadModel("trtexec timed no run after its warm-up")
+    return found
+
+
+def parse_profile(text: str) -> tuple[EngineLayer, ...]:
+    """Return the layers of ``--exportProfile`` with their mean milliseconds.
+
+    Names are not escaped in that file, so one with a quotation mark is read as it stands.
+    """
+    mended = "\n".join(_escaped(line) for line in text.splitlines())
+    rows = _json(mended, "--exportProfile")
+    try:
+        return tuple(EngineLayer(row["name"], "", ms=float(row["averageMs"])) for row in rows if "name" in row)
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadModel(f"trtexec's --exportProfile is not in a known form: {error!r}") from error
+
+
+def parse_layers(text: str) -> tuple[EngineLayer, ...]:
+    """Return the layers of ``--exportLayerInfo``: names alone where the engine was built without details.
+
+    From 11 on format and type of a tensor are two fields; before, the type is the first word of one.
+    """
+    rows = _json(text, "--exportLayerInfo")
+    layers = rows.get("Layers") if isinstance(rows, dict) else None
+    if not isinstance(layers, list):
+        raise BadModel("trtexec's --exportLayerInfo has no list of Layers")
+    found = []
+    for row in layers:
+        if isinstance(row, str):
+            found.append(EngineLayer(row, ""))
+            continue
+        inputs = row.get("Inputs") or [{}]
+        first = inputs[0] if isinstance(inputs[0], dict) else {}
+        said = str(first.get("Datatype") or first.get("Format/Datatype") or "")
+        nodes = tuple(re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(row.get("Metadata", ""))))
+        found.append(EngineLayer(str(row.get("Name", "")), str(row.get("LayerType", "")), _precision(said), nodes))
+    return tuple(found)
+
+
+def _precision(said: str) -> str:
+    """Translate what the inspector says of a tensor, such as "Int8 NC/32HW32" or "Half"."""
+    for word, precision in (("int8", "int8"), ("bf16", "bf16"), ("bfloat16", "bf16"), ("fp16", "fp16"),
+                            ("half", "fp16"), ("fp32", "fp32"), ("float", "fp32")):  # fmt: skip
+        if word in said.lower():
+            return precision
+    return ""
+
+
+def _escaped(line: str) -> str:
+    match = _NAME.search(line)
+    return line if match is None else line.replace(match[1], match[1].replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadModel(f"trtexec's {what} is not JSON ({error})") from error

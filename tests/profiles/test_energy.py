@@ -1,0 +1,119 @@
+"""Energy: integration against closed forms, and the whole protocol on a clock and a sensor that are made up."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeprune.profiles.energy import Protocol, integrate, measure
+from edgeprune.profiles.sensors import Kind, Sensor
+
+QUICK = Protocol(seconds=1.0, runs=10, warmup=0.1, windows=3, most=6, spread=0.05)
+
+
+def test_power_is_integrated_over_the_samples_own_times() -> None:
+    ramp = [(t, {"a": 100.0 * t, "b": 7.0}) for t in (0.0, 0.5, 2.0, 4.0)]
+    assert integrate(ramp, "power") == {"a": pytest.approx(800.0), "b": pytest.approx(28.0)}
+
+
+def test_a_counter_that_wraps_goes_on() -> None:
+    steps = [(0.0, {"p": 90.0}), (1.0, {"p": 99.0}), (2.0, {"p": 5.0}), (3.0, {"p": 7.0})]
+    assert integrate(steps, "energy", {"p": 100.0}) == {"p": pytest.approx(17.0)}
+
+
+def test_a_counter_that_goes_back_without_a_wrap_is_refused() -> None:
+    with pytest.raises(ValueError, match="the counter of gpu went back"):
+        integrate([(0.0, {"gpu": 5.0}), (1.0, {"gpu": 4.0})], "energy")
+
+
+@pytest.mark.parametrize("samples", [[], [(0.0, {"a": 1.0})]])
+def test_one_sample_is_no_energy(samples: list[Any]) -> None:
+    with pytest.raises(ValueError, match="at least two samples"):
+        integrate(samples, "power")
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=2, max_size=30), st.integers(1, 29))
+def test_two_parts_add_up_to_the_whole(powers: list[float], cut: int) -> None:
+    samples = [(0.1 * i, {"a": p}) for i, p in enumerate(powers)]
+    cut = min(cut, len(samples) - 1)
+    parts = [integrate(part, "power")["a"] for part in (samples[: cut + 1], samples[cut:]) if len(part) > 1]
+    assert sum(parts) == pytest.approx(integrate(samples, "power")["a"], abs=1e-6)
+
+
+class World:
+    """A clock that only work and sleep move, and a board that draws 3 W idle and more while it works."""
+
+    def __init__(self, busy: float = 8000.0, each: float = 0.01, drift: float = 0.0) -> None:
+        self.now, self.mj, self.busy, self.each, self.drift, self.works = 0.0, 0.0, busy, each, drift, 0
+
+    def clock(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float, milliwatts: float) -> None:
+        self.now += seconds
+        self.mj += seconds * milliwatts
+
+    def sleep(self, seconds: float) -> None:
+        self.pass_by(seconds, 3000.0)
+
+    def work(self) -> None:
+        self.works += 1
+        self.pass_by(self.each, self.busy + self.drift * self.works)
+
+
+class Counter(Sensor):
+    name = "made-up"
+    kind: Kind = "energy"
+    period = 1000.0
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def read(self) -> Mapping[str, float]:
+        return {"whole": self.world.mj, "part": self.world.mj / 4}
+
+    @property
+    def total(self) -> tuple[str, ...]:
+        return ("whole",)
+
+
+def test_total_and_net_of_a_run() -> None:
+    world = World()
+    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    assert found.total_mj == pytest.approx(80.0)  # 8 W for 10 ms
+    assert found.net_mj == pytest.approx(50.0)  # less 3 W for 10 ms
+    assert (found.power_mw, found.idle_mw) == (pytest.approx(8000.0), pytest.approx(3000.0))
+    assert found.windows == 3 and found.spread == pytest.approx(0.0, abs=1e-9)
+    assert found.rails == {"whole": pytest.approx(80.0), "part": pytest.approx(20.0)}
+    assert found.sensor == "made-up" and found.runs == pytest.approx(300, abs=3)
+
+
+def test_windows_that_disagree_are_repeated_up_to_a_limit() -> None:
+    world = World(drift=30.0)
+    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    assert found.windows == QUICK.most and found.spread > QUICK.spread
+
+
+def test_slow_work_gets_a_longer_window() -> None:
+    world = World(each=1.0)
+    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    assert found.runs == 3 * QUICK.runs and found.total_mj == pytest.approx(8000.0)
+
+
+def test_a_sensor_that_dies_while_it_is_followed() -> None:
+    world = World()
+
+    class Dying(Counter):
+        period = 0.0
+        reads = 0
+
+        def read(self) -> Mapping[str, float]:
+            self.reads += 1
+            if self.reads > 4:
+                raise OSError("No such device")
+            return super().read()
+
+    with pytest.raises(OSError, match="No such device"):
+        measure(world.work, Dying(world), QUICK, world.clock, world.sleep)
