@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import numpy_helper, parser
 
 HEAD = '<ir_version: 7, opset_import: ["" : {opset}]>\nmodel (float[1, 2, 4, 4] input) => (float[1, 2, 4, 4] output)\n'
@@ -47,3 +48,14 @@ def edit(text: str, *changes: tuple[str, str]) -> str:
         assert old in text, old
         text = text.replace(old, new)
     return text
+
+
+def run(proto: onnx.ModelProto, image: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
+    """Return the output of a graph as it stands, with nothing optimized, on an image of noise unless one is given."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    if image is None:
+        image = np.random.default_rng(1).normal(size=(1, 2, 4, 4)).astype(np.float32)
+    result: np.ndarray[Any, Any] = session.run(None, {session.get_inputs()[0].name: image})[0]
+    return result

@@ -1,27 +1,15 @@
 """Dialects: each rule finds a graph made to break it and no other rule does, and what is mended computes the same."""
 
 from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import parser
-from qdq_graphs import PLAIN, QDQ, edit, graph
+from qdq_graphs import PLAIN, QDQ, edit, graph, run
 
 from edgeprune.dialects.conform import RULES, conform, lint
 from edgeprune.errors import BadModel
 from edgeprune.profiles import board as boards
-
-def run(proto: onnx.ModelProto) -> np.ndarray[Any, Any]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = np.random.default_rng(1).normal(size=(1, 2, 4, 4)).astype(np.float32)
-    result: np.ndarray[Any, Any] = session.run(None, {session.get_inputs()[0].name: feed})[0]
-    return result
-
 
 def unnamed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose nodes have no names: ONNX Runtime refuses one that two nodes have."""
