@@ -287,7 +287,7 @@ def test_an_image_that_is_none(here: Path) -> None:
         (("--agent", "pppo"), "unknown agent 'pppo'; did you mean 'ppo'?"),
         (("--task", "detections"), "unknown task 'detections'; known: auto, classification, detection, or file"),
         (("--task", "t.py:T"), "there is no file t.py; give --task the path of a Python file"),
-        (("--target", "jetson"), "unknown target 'jetson'; known: host-cpu"),
+        (("--target", "jetson-xvier"), "unknown target 'jetson-xvier'; did you mean 'jetson-xavier'?"),
         (("--target", "mine.toml"), "unknown target 'mine.toml'; no such file"),
         (("--precision", "fp16"), "host-cpu has no fp16 arithmetic; its precisions are fp32, int8"),
         (("--recipe", "none"), "none holds no recipe.json; give a folder that `edgeprune compile` wrote"),

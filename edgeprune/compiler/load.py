@@ -16,7 +16,7 @@ from edgeprune.errors import BadBuild, BadOption
 from edgeprune.frontends import checkpoint
 from edgeprune.frontends.checkpoint import Source, read_safetensors, skeleton
 from edgeprune.frontends.detector import with_classes
-from edgeprune.model import ModelSpec, TorchModel, file_digest
+from edgeprune.model import METADATA_KEY, ModelSpec, TorchModel, file_digest
 
 
 def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
@@ -27,7 +27,11 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
     one that was given as a module in memory must be given again as ``module`` (it is copied). Raises BadBuild when the
     folder is not an intact build, BadOption when the architecture must be named.
     """
-    folder = Path(directory)
+    return reopen(Path(directory), arch, module).module.eval()
+
+
+def reopen(folder: Path, arch: str | None, module: nn.Module | None = None) -> TorchModel:
+    """Return the model of a build as ``load`` does, with what its own file says of its input; it counts as uncut."""
     manifest = read_manifest(folder)
     for name in ("model.safetensors", "recipe.json"):
         recorded = manifest["files"].get(name, {}).get("sha256")
@@ -39,7 +43,14 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
     except ValueError as error:
         raise BadBuild(f"{folder / 'recipe.json'} is damaged: {error}; build again") from error
     weights = folder / "model.safetensors"
-    return with_weights(_original(recipe, weights, arch, module), cuts, weights).module.eval()
+    found = with_weights(_original(recipe, weights, arch, module), cuts, weights).module.eval()
+    spec = _spec(weights)
+    return TorchModel(found, spec, (torch.randn(spec.input_shape, generator=torch.Generator().manual_seed(0)),))
+
+
+def _spec(weights: Path) -> ModelSpec:
+    with safe_open(weights, framework="pt") as file:
+        return ModelSpec.from_json((file.metadata() or {}).get(METADATA_KEY, "{}"))
 
 
 def _original(recipe: replay.Recipe, weights: Path, arch: str | None, module: nn.Module | None) -> TorchModel:
@@ -48,6 +59,10 @@ def _original(recipe: replay.Recipe, weights: Path, arch: str | None, module: nn
     if module is not None:
         return TorchModel(module, ModelSpec(shape), (torch.zeros(shape),))
     request = replay.recorded_request(recipe)
+    if request.model is not None and request.model.is_dir():  # a build of a build
+        if recipe["inputs"].get("model") != file_digest(request.model / "model.safetensors"):
+            raise BadBuild(f"{request.model} is not the build this one was made from; give it as it was")
+        return reopen(request.model, arch)
     if request.arch:
         if ".py:" in request.arch:
             replay.require_repeated(recipe, "arch", request.arch, arch)
@@ -60,7 +75,6 @@ def _original(recipe: replay.Recipe, weights: Path, arch: str | None, module: nn
     loaded = checkpoint.load(Source(request.model, None), shape)
     if recipe["inputs"].get("model") != loaded.files["model"]:
         raise BadBuild("the model file is not the one this build was made from; give it as it was")
-    with safe_open(weights, framework="pt") as file:
-        classes = ModelSpec.from_json((file.metadata() or {}).get("edgeprune.spec", "{}")).classes
+    classes = _spec(weights).classes
     changed = loaded.model.spec.head and classes != loaded.model.spec.classes
     return with_classes(loaded.model, classes, 0) if changed else loaded.model

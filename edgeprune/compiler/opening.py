@@ -78,6 +78,8 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
 
 
 def _load(request: Request) -> Loaded:
+    if request.model is not None and (request.model / "manifest.json").is_file():
+        return _reopened(request, request.model)
     source = Source(request.model, request.arch, request.trust_pickle)
     try:
         return load(source, request.input_shape)
@@ -87,6 +89,24 @@ def _load(request: Request) -> Loaded:
         if spec is None:
             raise
         return load(source, spec.input_shape, spec)
+
+
+def _reopened(request: Request, folder: Path) -> Loaded:
+    """Return the model of an earlier build: what that build made is the original of this one."""
+    from edgeprune.compiler.load import reopen  # recipes hold requests, so reading one comes after this file
+
+    model = reopen(folder, request.arch)
+    if request.input_shape is not None:
+        inputs = torch.randn(request.input_shape, generator=torch.Generator().manual_seed(0))
+        spec = dataclasses.replace(model.spec, input_shape=request.input_shape)
+        model = dataclasses.replace(model, spec=spec, inputs=(inputs,))
+    model.module.requires_grad_(True)
+    model.verify()
+    notes = (f"{folder} is a build: its model, in float32, is the original here, and drops are counted from it",)
+    files = {"model": file_digest(folder / "model.safetensors")}
+    if request.arch is not None and ".py:" in request.arch:
+        files["arch"] = file_digest(Path(request.arch.rpartition(":")[0]))
+    return Loaded(model, "build", notes, files)
 
 
 def _told_by_task(request: Request) -> ModelSpec | None:

@@ -91,6 +91,38 @@ def test_changed_code_is_refused_before_it_runs(built: Any, tmp_path: Path, monk
         edgeprune.load(built.directory, arch="net.py:net")
 
 
+def test_a_build_is_a_model_to_start_from(built: Any, at: Path, tmp_path: Path, clock: tiny.Clock) -> None:
+    """What came out of one build is cut again by the next, and both can be loaded and replayed."""
+    options = {**tiny.QUICK, "data": "data.npz", "max_accuracy_drop": 0.9, "max_macs": "0.7x", "agent": "uniform",
+               "precision": "fp32", "evaluations": 4}  # fmt: skip
+    again = edgeprune.compile(built.directory, arch="net.py:net", out=tmp_path / "again", **options)
+    assert again.report.baseline.macs == built.report.result.macs
+    assert again.report.result is not None and again.report.result.macs <= 0.7 * built.report.result.macs
+    assert any("is a build: its model, in float32, is the original here" in note for note in again.report.notes)
+    module = edgeprune.load(again.directory, arch="net.py:net")
+    stored = load_file(again.directory / "model.safetensors")
+    assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
+    replayed = edgeprune.compile(
+        recipe=again.directory, model=built.directory, arch="net.py:net", out=tmp_path / "replayed"
+    )
+    assert any("has the same sha256" in note for note in replayed.report.notes)
+
+
+def test_the_code_of_a_builds_architecture_is_named_again(built: Any, at: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match=r"this build runs the code of net\.py:net; if you trust it, name it again"):
+        edgeprune.compile(built.directory, out=tmp_path / "b")
+
+
+def test_a_build_of_another_build_is_refused(built: Any, at: Path, tmp_path: Path, copy: Path) -> None:
+    made = edgeprune.compile(
+        copy, arch="net.py:net", out=tmp_path / "b", passes=[Prune(), Export()], max_accuracy_drop=None
+    )
+    state = load_file(copy / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, copy / "model.safetensors")
+    with pytest.raises(BadBuild, match="is not the build this one was made from; give it as it was"):
+        edgeprune.load(made.directory, arch="net.py:net")
+
+
 def test_a_module_in_memory_must_be_given(floating: Path) -> None:
     with pytest.raises(BadOption, match=r"this build was made from a module in memory; call load\(…, module=that_mod"):
         edgeprune.load(floating)
