@@ -23,7 +23,8 @@ LAYERS = (
     {"model"},
     {"groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
     | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
-    {"agents", "backends"},
+    {"dialects"},
+    {"agents", "backends", "engines"},
     {"passes"},
     {"compiler"},
     {"cli"},
@@ -32,8 +33,10 @@ LAYERS = (
 OWNERS = {
     "click": {"cli.py"},
     "torch_pruning": {"tracing.py"},
-    "onnx": {"model.py", "passes/", "backends/onnxruntime.py"},
-    "onnxruntime": {"model.py", "passes/", "backends/"},
+    "onnx": {"model.py", "passes/", "dialects/", "backends/onnxruntime.py"},
+    "onnxruntime": {"model.py", "passes/", "dialects/", "backends/", "profiles/onboard.py"},
+    "tensorrt_rtx": {"engines/rtx_child.py"},
+    "pynvml": {"profiles/sensors.py"},
     "stable_baselines3": {"agents/"},
     "sb3_contrib": {"agents/"},
     "gymnasium": {"agents/"},

@@ -20,9 +20,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from edgeprune.profiles.board import Int8Layout
 
@@ -76,20 +74,17 @@ class Lowering:
             nodes_to_quantize=_with_followers(copy.graph, set(names)),
             nodes_to_exclude=[],
             op_types_to_quantize=[*WEIGHTED, *FOLLOWERS],
-            extra_options={"ActivationSymmetric": symmetric, "WeightSymmetric": self.layout.weight == "int8"},
+            extra_options={
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": self.layout.weight == "int8",
+                "QuantizeBias": self.layout.bias == "int32",
+                "AddQDQPairToWeight": self.layout.weight_nodes == "quantize-dequantize",
+            },
         )
         quantizer.quantize_model()
         _keep_outputs_float(copy.graph)
         quantizer.model.topological_sort()
         return copy
-
-
-def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with fp16 weights and arithmetic between a float32 input and output."""
-    half = ONNXModel(convert_float_to_float16(proto, keep_io_types=True))
-    half.topological_sort()
-    result: onnx.ModelProto = half.model
-    return result
 
 
 def lowerable(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

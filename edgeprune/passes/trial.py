@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from edgeprune.budget import holds_floor, largest
+from edgeprune.dialects.typing import to_half
 from edgeprune.model import OnnxModel
 from edgeprune.passes import ranking
 from edgeprune.passes.base import Context
 from edgeprune.passes.graph import clean, write
-from edgeprune.passes.lowering import Lowering, Method, Ranges, calibrate, to_half
+from edgeprune.passes.lowering import Lowering, Method, Ranges, calibrate
 from edgeprune.report import Score
 
 AUTO: tuple[Method, ...] = ("minmax", "percentile")
