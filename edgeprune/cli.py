@@ -208,7 +208,7 @@ def main() -> None:
             "200 or 600 evaluations; more of these for many groups."),
     _option("Search", "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
             show_default=True, help="auto lowers it as far as accuracy and clock allow."),
-    _option("Search", "--cost", type=click.Choice(["measured", "macs"]), default="measured",
+    _option("Search", "--cost", type=click.Choice(["measured", "estimated", "macs"]), default="measured",
             show_default=True,
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",

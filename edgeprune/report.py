@@ -75,11 +75,11 @@ class _Data(BaseModel):
 
 
 class Latency(_Data):
-    """Percentiles of single-run latency in milliseconds."""
+    """Percentiles of single-run latency in milliseconds; an estimate has no spread."""
 
     p50: float
-    p90: float
-    p99: float
+    p90: float | None = None
+    p99: float | None = None
 
 
 class Measurement(_Data):
@@ -215,6 +215,30 @@ class ArtifactRow(_Data):
     bytes: int
 
 
+class KernelRow(_Data):
+    """One kernel of an engine, in the builder's words; ``nodes`` are those of the graph that went into it."""
+
+    name: str
+    kind: str
+    precision: str = ""
+    nodes: tuple[str, ...] = ()
+    ms: float | None = None
+
+
+class EngineRow(_Data):
+    """An engine, on what it runs, and how to build it again."""
+
+    path: str
+    builder: str
+    version: str = Field(description="of TensorRT: another one does not load it")
+    compute_capabilities: tuple[str, ...]
+    command: tuple[str, ...] = Field(description="the exact command that builds it from the graph beside it")
+    seconds: float
+    precisions: dict[str, int] = Field(default_factory=dict, description="convolutions by what they really run in")
+    memory_bytes: dict[str, int] = Field(default_factory=dict)
+    layers: list[KernelRow] = Field(default_factory=list)
+
+
 class Report(_Data):
     """Everything a build says about itself: the content of ``report.json``."""
 
@@ -238,6 +262,7 @@ class Report(_Data):
         default_factory=list, description="fine-tune epochs: candidate, epoch, loss, score"
     )
     artifacts: list[ArtifactRow]
+    engine: EngineRow | None = None
     environment: dict[str, Any]
     notes: list[str] = Field(default_factory=list)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from edgeprune.engines.base import Engine
 from edgeprune.model import ModelSpec, OnnxModel, Runner
 from edgeprune.profiles.board import Board
 
@@ -17,14 +18,19 @@ from edgeprune.profiles.board import Board
 class Artifact:
     """What a backend wrote for a board: the file it runs, and what really runs inside.
 
-    ``precisions`` counts the convolutions by the precision the runtime's optimized graph executes them in, for example
-    ``{"int8": 19, "fp32": 1}``; empty when the runtime cannot tell.
+    ``engine`` is what was built of the graph, where the runtime wants that; ``companions`` are files that go with
+    ``path``, and ``notes`` what is to be said of them. ``precisions`` counts the convolutions by the precision the
+    runtime's optimized graph executes them in, for example ``{"int8": 19, "fp32": 1}``; empty when the runtime cannot
+    tell.
     """
 
     path: Path
     spec: ModelSpec
     runtime: str
     precisions: Mapping[str, int]
+    companions: tuple[Path, ...] = ()
+    engine: Engine | None = None
+    notes: tuple[str, ...] = ()
 
     def size_bytes(self) -> int:
         """Return the bytes to deploy."""
@@ -45,6 +51,10 @@ class Backend(ABC):
     """A runtime. Fields of a subclass are its options."""
 
     name: ClassVar[str]
+
+    def elsewhere(self, board: Board) -> str | None:
+        """Say why what is emitted for ``board`` cannot run on this machine; None if it can."""
+        return None if board.local else f"{board.name} is not this machine"
 
     @abstractmethod
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:

@@ -95,7 +95,7 @@ class Ceilings:
         Raises Infeasible, naming what can be reached, when no width at all keeps a ceiling.
         """
         masked = self.tools.sparsify.granularity != "channel"
-        if self.workshop.means.cost == "measured" and (not self or self.latency is not None) and not masked:
+        if self.workshop.means.cost != "macs" and (not self or self.latency is not None) and not masked:
             narrow = aligned(cost, self.workshop.means.board.widest_multiple)
             try:
                 self._require_reachable("the smallest reachable, aligned", narrow)
@@ -111,12 +111,12 @@ class Ceilings:
 
         Latency and size hang on shapes and precision, not on weights.
         """
-        floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export])
+        floating = self.workshop.finish(name + ", float", [*cutting, self.tools.export, *self.tools.dialect])
         there = lowerable_names(floating.model.path)
         lowered = tuple(name for name in self.quantized.fact("quantize", "lowered") or () if name in there)
         method = self.quantized.fact("quantize", "method") or self.tools.quantize.method
         quantize = dataclasses.replace(self.tools.quantize, lowered=lowered, method=method)
-        return self.workshop.finish(name, [*cutting, self.tools.export, quantize])
+        return self.workshop.finish(name, [*cutting, self.tools.export, quantize, *self.tools.dialect])
 
     def _require_reachable(self, name: str, cost: CostModel) -> None:
         """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on latency and size."""

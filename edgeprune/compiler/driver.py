@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeprune import find
 from edgeprune.agents.base import Agent
+from edgeprune.backends.base import Backend
 from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import replay, writing
 from edgeprune.compiler.cache import require_writable
@@ -26,7 +28,7 @@ from edgeprune.compiler.toolbox import Toolbox, toolbox, transfer
 from edgeprune.compiler.workshop import Means, Workshop
 from edgeprune.errors import BadOption, Infeasible
 from edgeprune.model import OnnxModel, TorchModel
-from edgeprune.passes.base import Progress, Silent
+from edgeprune.passes.base import Cost, Progress, Silent
 from edgeprune.profiles import board as boards
 from edgeprune.report import Report
 from edgeprune.tasks.base import Task
@@ -135,8 +137,9 @@ def _compile(
 
 def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
     multiples = tuple(boards.load(request.target).channel_multiples.values())
+    own = _own(request, opened)
     free = sum(len(g.options()) > 1 for g in trace(opened.original, multiples).groups)
-    return toolbox(
+    tools = toolbox(
         request.settings,
         agent=agent or request.agent,
         evaluations=request.evaluations,
@@ -146,7 +149,22 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
         data=opened.has_data,
         free_groups=free,
         task=opened.task,
+        dialect=boards.load(request.target).backend != "onnxruntime",
     )
+    return tools if own is None else dataclasses.replace(tools, quantize=dataclasses.replace(tools.quantize, **own))
+
+
+def _own(request: Request, opened: Opened) -> dict[str, Any] | None:
+    """Return the int8 layers and ranges of the build that MODEL is, where there are no images to find others by."""
+    if opened.kind != "build" or opened.has_data or request.precision not in ("auto", "int8"):
+        return None
+    assert request.model is not None
+    recipe = replay.read(request.model)
+    decided = next((one.get("options", {}) for one in recipe["passes"] if one.get("pass") == "quantize"), {})
+    if not decided.get("lowered") or not recipe.get("ranges") or "int8" not in boards.load(request.target).precisions:
+        return None
+    rest = "fp16" if "fp16" in boards.load(request.target).precisions else "fp32"
+    return {"lowered": tuple(decided["lowered"]), "ranges": recipe["ranges"], "rest": rest}
 
 
 def _check_chain(passes: Sequence[AnyPass]) -> None:
@@ -175,17 +193,26 @@ def _means(request: Request, opened: Opened, progress: Progress, recipe: replay.
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
     budget = request.budget if opened.has_data else dataclasses.replace(request.budget, max_accuracy_drop=None)
+    board = boards.load(request.target)
     return Means(
-        board=boards.load(request.target),
+        board=board,
         budget=budget,
         seed=request.seed,
-        cost=request.cost,
+        cost=_cost(request, board),
         threads=request.threads,
         train_threads=cores if recipe is None else int(recipe["means"]["train_threads"]),
         workers=cores,
         device=device,
         progress=progress,
     )
+
+
+def _cost(request: Request, board: boards.Board) -> Cost:
+    """Return who decides what is faster: for a target that is elsewhere no clock can."""
+    backend: Backend = find.find("backends", board.backend)()
+    if request.cost == "macs" or (request.cost == "measured" and backend.elsewhere(board) is None):
+        return request.cost
+    return "estimated" if board.tera_ops and board.bandwidth_gb_s else "macs"
 
 
 @contextmanager

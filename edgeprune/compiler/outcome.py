@@ -87,14 +87,14 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
 
 
 def _unit(workshop: Workshop) -> str:
-    return "latency" if workshop.means.cost == "measured" else "MACs"
+    return "MACs" if workshop.means.cost == "macs" else "latency"
 
 
 def _speed(workshop: Workshop, candidate: Finished) -> float:
     """Return what candidates are ranked by: the measured ratio to the original, or MACs and then bytes as shares of
     it.
     """
-    if workshop.means.cost != "measured":
+    if workshop.means.cost == "macs":
         source = workshop.source
         return candidate.counts()["macs"] / max(source.macs, 1.0) + 1e-3 * candidate.size_bytes / source.size_bytes
     if candidate.name == "original":
@@ -195,9 +195,10 @@ def _checks(
         judged = workshop.means.budget.max_accuracy_drop is not None and truth is not None and found is not None
         drop = truth.drop_to(found)[0] if judged and truth and found else None
         checks.append(Check("accuracy-drop", budget.max_accuracy_drop, drop, "measured" if judged else "unchecked"))
+    clock: Basis = "estimated" if measured[chosen.name].source == "estimated" else "measured"
     before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
     known: dict[str, tuple[float | None, float, Basis]] = {
-        "latency": (after.p50 if after else None, before.p50 if before else math.nan, "measured"),
+        "latency": (after.p50 if after else None, before.p50 if before else math.nan, clock),
         "size": (chosen.size_bytes, source.size_bytes, "exact"),
         "macs": (chosen.counts()["macs"], source.macs, "exact"),
         "parameters": (chosen.counts()["parameters"], source.parameters, "exact"),

@@ -48,7 +48,7 @@ def replace(workshop: Workshop, tools: Toolbox, ceilings: Ceilings, quantized: F
     precision that ``quantized`` has; what it will cost is expected from what the steps before did.
     """
     found, whole = Replaced(), tools.activation.share
-    if tools.activation.to == "none" or not tools.trains or workshop.means.cost != "measured":
+    if tools.activation.to == "none" or not tools.trains or workshop.means.cost == "macs":
         return found
     if not smooth(workshop.original.module):
         return found
@@ -68,7 +68,7 @@ def replace(workshop: Workshop, tools: Toolbox, ceilings: Ceilings, quantized: F
             found.notes.append(f"{said}; by what they move the outputs, they would cost too much of the floor")
             break
         passes = [*found.passes, step, tools.finetune]
-        trained[part] = workshop.finish(NAME, [*passes, tools.export, tools.quantize])
+        trained[part] = workshop.finish(NAME, [*passes, *tools.ending()])
         drop = workshop.drop(trained[part])
         kept = workshop.holds(trained[part]) is not False
         outcome = "replaced" if kept else "they stay as they are"
@@ -88,7 +88,7 @@ def _expected(workshop: Workshop, tools: Toolbox, passes: list[AnyPass], shape: 
 
     ``passes`` made what was trained; the same activations are the first of those that ``shape`` replaced.
     """
-    drop = workshop.drop(workshop.finish(f"{NAME}, float", [*passes, tools.export])) or 0.0
+    drop = workshop.drop(workshop.finish(f"{NAME}, float", [*passes, tools.export, *tools.dialect])) or 0.0
     moved: Mapping[str, float] = shape.fact("activation", "moved") or {}
     *before, last = [sum(moved.get(name, 0.0) for name in names) for names in shape.facts("activation", "names")]
     return drop * (1.0 + last / sum(before) if sum(before) > 0 else 1.0)

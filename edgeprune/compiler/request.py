@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from edgeprune import find
 from edgeprune.budget import Budget
 from edgeprune.errors import BadOption, nearest
+from edgeprune.passes.base import Cost
 
 T = TypeVar("T")
 Settings = Mapping[str, Mapping[str, str]]
@@ -49,7 +50,7 @@ class Request:
     precision: Literal["auto", "fp32", "fp16", "int8"] = "auto"
     settings: Settings = field(default_factory=dict)
     recipe: Path | None = None
-    cost: Literal["measured", "macs"] = "measured"
+    cost: Cost = "measured"
     require_measured: bool = False
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -61,7 +61,7 @@ class Strategy:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
         reach.
         """
-        quantized = self.workshop.finish("quantized-only", [self.tools.export, self.tools.quantize])
+        quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
         cost = self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
         ceilings = Ceilings(self.workshop, self.tools, quantized)
@@ -82,7 +82,8 @@ class Strategy:
         if best is not None:
             self._finish_pair(best)
         if self.workshop.preparation and self.tools.trains and (best is not None or self._replacing):
-            self.outcome.control = self.workshop.finish("control", [self._as_long(), self.tools.export])
+            longer = [self._as_long(), self.tools.export, *self.tools.dialect]
+            self.outcome.control = self.workshop.finish("control", longer)
         return self.outcome
 
     def _as_long(self) -> Finetune:
@@ -139,7 +140,7 @@ class Strategy:
 
     def _dead_only(self) -> Finished | None:
         """Without data there is no floor to prune against: only dead channels go."""
-        pruned = self.workshop.finish("pruned-quantized", [self.tools.prune, self.tools.export, self.tools.quantize])
+        pruned = self.workshop.finish("pruned-quantized", [self.tools.prune, *self.tools.ending()])
         if not pruned.fact("prune", "removed_parameters"):
             self.outcome.notes.append("no channel is dead; without data or a ceiling there is nothing else to prune by")
             return None
@@ -217,7 +218,7 @@ class Strategy:
 
     def _full(self, cutting: list[AnyPass]) -> list[AnyPass]:
         training: list[AnyPass] = [self.tools.finetune] if self.tools.trains else []
-        return [*cutting, *training, self.tools.export, self.tools.quantize]
+        return [*cutting, *training, *self.tools.ending()]
 
     def _finish_pair(self, best: Finished) -> None:
         """Make the pruned-only and pruned-quantized candidates of the same cut."""
@@ -232,7 +233,7 @@ class Strategy:
         decide, and where zeros make no difference to it.
         """
         masked = self.tools.sparsify.granularity != "channel"
-        if self.workshop.means.cost != "measured" or len(held) == 1 or masked:
+        if self.workshop.means.cost == "macs" or len(held) == 1 or masked:
             return min(held, key=lambda c: c.counts()["macs"])
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
         return min(timed, key=lambda pair: (pair[0].ratio or math.inf, pair[1].macs))[1]

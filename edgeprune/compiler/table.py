@@ -27,6 +27,8 @@ def summary(report: Report) -> RenderableType:
     parts += [Text(f"  {check_line(check)}") for check in report.budget]
     if report.candidates:
         parts += [_candidates(report), Text(wording.judgement(report)), Text(wording.pruning_gain(report))]
+    if report.engine is not None:
+        parts.append(Text(wording.engine(report.engine)))
     parts += [Text(f"note: {note}") for note in report.notes]
     return Group(*parts)
 

@@ -9,9 +9,11 @@ from typing import Literal
 
 from edgeprune import find
 from edgeprune.agents.base import Agent
+from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, UnmetRequirement
 from edgeprune.passes.activation import Activation
+from edgeprune.passes.dialect import Dialect
 from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
@@ -28,7 +30,10 @@ EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (20
 
 @dataclass(frozen=True)
 class Toolbox:
-    """One configured pass of each kind. ``evaluations`` are the whole run's; ``data`` whether there are real images."""
+    """One configured pass of each kind. ``evaluations`` are the whole run's; ``data`` whether there are real images.
+
+    ``dialect`` holds one pass for targets whose runtime does not read all of ONNX, and none for others.
+    """
 
     prune: Prune
     activation: Activation
@@ -38,6 +43,11 @@ class Toolbox:
     quantize: Quantize
     evaluations: int
     data: bool
+    dialect: tuple[Dialect, ...] = ()
+
+    def ending(self) -> list[AnyPass]:
+        """Return the passes that make a finished graph of a module: export, lower the precision, speak the dialect."""
+        return [self.export, self.quantize, *self.dialect]
 
     @property
     def trains(self) -> bool:
@@ -76,10 +86,12 @@ def toolbox(
     data: bool,
     free_groups: int,
     task: Task | type[Task],
+    dialect: bool = False,
 ) -> Toolbox:
     """Return the passes of a build; ``settings`` win over what the other arguments imply.
 
-    ``task`` says what search and fine-tuning had better use.
+    ``task`` says what search and fine-tuning had better use; ``dialect`` that the target's runtime does not read all of
+    ONNX.
 
     Without ``data`` only the uniform agent can work, and nothing is trained. Raises BadOption and UnmetRequirement
     for options that cannot be.
@@ -112,4 +124,5 @@ def toolbox(
         quantize=configure(Quantize(precision=precision), settings.get("quantize", {})),
         evaluations=sparsify.evaluations,
         data=data,
+        dialect=(configure(Dialect(), settings.get("dialect", {})),) if dialect else (),
     )

@@ -30,7 +30,7 @@ from edgeprune.passes.base import Progress
 from edgeprune.report import SCHEMA, CheckRow, Report
 
 MANIFEST_SCHEMA = "edgeprune-manifest/1"
-FILES = ("model.onnx", "model.safetensors", "recipe.json", "report.json", "report.html")
+FILES = ("model.onnx", "model.engine", "model.safetensors", "recipe.json", "report.json", "report.html")
 """What a build may hold beside its manifest; the manifest lists those that are there."""
 
 _KEPT = 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from edgeprune.report import Candidate, Report, ScoreReport
+from edgeprune.report import Candidate, EngineRow, Report, ScoreReport
 
 UNKNOWN = "not measured"
 
@@ -94,6 +94,17 @@ def drop(score: ScoreReport | None) -> str:
     interval = score.drop_interval
     spread = "" if interval is None else f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
     return f"{points(score.drop)}{spread}"
+
+
+def engine(row: EngineRow) -> str:
+    """Say in one line what was built, for what, and how much of it is int8."""
+    total = sum(row.precisions.values())
+    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(row.precisions.items()))
+    return (
+        f"engine: {row.path} by {row.builder} {row.version} for compute capability "
+        f"{', '.join(row.compute_capabilities)}, in {seconds(row.seconds)}; {len(row.layers)} kernels, "
+        f"{total} convolutions: {counts or 'precisions not told'}"
+    )
 
 
 def judgement(report: Report) -> str:

@@ -18,11 +18,12 @@ from edgeprune import find, layers
 from edgeprune.backends.base import Artifact, Backend
 from edgeprune.budget import Budget, holds_floor
 from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
+from edgeprune.compiler.estimating import estimates, precisions
 from edgeprune.compiler.pipeline import AnyPass, Pipeline, step_key
 from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
-from edgeprune.passes.base import Context, Progress
+from edgeprune.passes.base import Context, Cost, Progress
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.measure import interleave
 from edgeprune.report import Candidate, Measurement, Score, ScoreReport, StepRecord
@@ -37,7 +38,7 @@ class Means:
     board: Board
     budget: Budget
     seed: int
-    cost: Literal["measured", "macs"]
+    cost: Cost
     threads: int
     train_threads: int
     workers: int
@@ -102,6 +103,9 @@ class Workshop:
         """How the original was trained here; empty where it was given."""
         self.store = store or Store()
         self.backend: Backend = find.find("backends", means.board.backend)()
+        self.elsewhere = self.backend.elsewhere(means.board)
+        """Why nothing can be run on the target from here; None if it can."""
+        self._runner: Backend = find.find("backends", "onnxruntime")() if self.elsewhere else self.backend
         self.steps: list[StepRecord] = []
         self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
         self._artifacts: dict[str, Artifact] = {}
@@ -207,7 +211,7 @@ class Workshop:
             size["macs"],
             int(size["parameters"]),
             artifact.size_bytes(),
-            artifact.precisions,
+            precisions(lower, self.means.board) if self.elsewhere else artifact.precisions,
             self.score(lower, "search"),
             (*steps, *more),
             tuple(passes),
@@ -240,23 +244,32 @@ class Workshop:
 
     @contextmanager
     def open(self, model: OnnxModel) -> Iterator[Predict]:
-        """Load a graph on the target's runtime."""
-        with self.backend.open(self._emit(model), self.means.threads) as runner:
+        """Load a graph on the target's runtime, or on ONNX Runtime, which computes the same, if that is elsewhere."""
+        with self._runner.open(self._emit(model), self.means.threads) as runner:
             yield batched(runner, model.spec)
 
     def _emit(self, model: OnnxModel) -> Artifact:
         """Emit into a folder that goes with this workshop, once a graph: a pass's workspace stays its own."""
         digest = model.digest()
         if digest not in self._artifacts:
-            self._artifacts[digest] = self.backend.emit(model, self.means.board, Path(self._scratch.name) / digest)
+            self._artifacts[digest] = self._runner.emit(model, self.means.board, Path(self._scratch.name) / digest)
         return self._artifacts[digest]
 
+    def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
+        """Write what a target that is elsewhere wants beside the graph: an engine, and how to build it. None here."""
+        return self.backend.emit(model, self.means.board, directory) if self.elsewhere else None
+
     def measure(self, models: Mapping[str, OnnxModel]) -> Mapping[str, Measurement]:
-        """Time graphs interleaved, batch by batch as they are; ratios are against the first."""
+        """Time graphs interleaved, batch by batch as they are; ratios are against the first.
+
+        For a target that is elsewhere they are estimated, or unavailable where its board tells too little.
+        """
+        if self.elsewhere:
+            return estimates(models, self.means.board)
         with ExitStack() as stack:
             calls: dict[str, Callable[[], object]] = {}
             for name, model in models.items():
-                runner = stack.enter_context(self.backend.open(self._emit(model), self.means.threads))
+                runner = stack.enter_context(self._runner.open(self._emit(model), self.means.threads))
                 image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
                 calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
             return interleave(calls, self.means.threads, self.means.seed, self._conditions())
@@ -278,6 +291,8 @@ class Workshop:
 
     def peak_memory(self, model: OnnxModel) -> int | None:
         """Return the peak resident memory of loading and running a graph in a fresh process."""
+        if self.elsewhere:
+            return None
         return self.backend.peak_memory_bytes(self._emit(model), self.means.threads)
 
     def _conditions(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from edgeprune.backends.base import Artifact
 from edgeprune.compiler import page
 from edgeprune.compiler.cache import versions
 from edgeprune.compiler.opening import Opened
@@ -23,12 +24,12 @@ from edgeprune.compiler.verify import FILES, numbers, write_manifest
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.files import mending, write_atomic
 from edgeprune.model import OnnxModel, file_digest
-from edgeprune.report import ArtifactRow, Candidate, Measurement, Report
+from edgeprune.report import ArtifactRow, Candidate, EngineRow, KernelRow, Measurement, Report
 
 RECIPE_SCHEMA = "edgeprune-recipe/1"
 _NAMES = ("manifest.json", *FILES)
 _CUTTING = ("prune", "sparsify", "recut")
-_FOUND = {"activation": ("names",), "quantize": ("lowered", "precision", "method")}
+_FOUND = {"activation": ("names",), "quantize": ("lowered", "precision", "method", "rest")}
 """What a pass found out and recorded, by pass: replayed as options of the same name."""
 
 
@@ -39,13 +40,35 @@ def write(request: Request, opened: Opened, workshop: Workshop, choice: Choice, 
     with _staged(request.out) as folder:
         write_atomic(folder / "model.onnx", chosen.model.path.read_bytes())
         write_atomic(folder / "model.safetensors", weights(chosen.torch))
+        deployed = workshop.deploy(chosen.model, folder)
         decided = recipe(request, opened, workshop, chosen)
         write_atomic(folder / "recipe.json", json.dumps(decided, indent=1, sort_keys=True) + "\n")
         artifacts = [
             ArtifactRow(path=name, sha256=file_digest(folder / name), bytes=(folder / name).stat().st_size)
-            for name in ("model.onnx", "model.safetensors", "recipe.json")
+            for name in ("model.onnx", "model.engine", "model.safetensors", "recipe.json")
+            if (folder / name).is_file()
         ]
-        _write_report(folder, request, opened, report.model_copy(update={"artifacts": artifacts}))
+        update: dict[str, Any] = {"artifacts": artifacts}
+        if deployed is not None:
+            update |= {"engine": _engine(deployed), "notes": [*report.notes, *deployed.notes]}
+        _write_report(folder, request, opened, report.model_copy(update=update))
+
+
+def _engine(deployed: Artifact) -> EngineRow | None:
+    engine = deployed.engine
+    if engine is None:
+        return None
+    return EngineRow(
+        path=engine.path.name,
+        builder=engine.builder,
+        version=engine.version,
+        compute_capabilities=engine.compute_capabilities,
+        command=engine.command,
+        seconds=engine.seconds,
+        precisions=dict(engine.precisions),
+        memory_bytes=dict(engine.memory),
+        layers=[KernelRow(name=x.name, kind=x.kind, precision=x.precision, nodes=x.nodes) for x in engine.layers],
+    )
 
 
 def infeasible(request: Request, opened: Opened, workshop: Workshop, reason: str) -> None:
@@ -140,6 +163,7 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
         "versions": versions(),
         "input_shape": list(opened.original.spec.input_shape),
         "cuts": chosen.torch.surgery.to_json() if chosen.torch else None,
+        "ranges": chosen.fact("quantize", "ranges"),
         "passes": [{"pass": name, "options": options} for name, options in _decided(chosen)],
         "expect": {
             "model.onnx": file_digest(chosen.model.path),

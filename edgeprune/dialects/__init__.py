@@ -1,1 +1,1 @@
-"""What the runtime of a board reads of ONNX: rules that find what it would refuse or misread, and mend it if they can."""
+"""What the runtime of a board reads of ONNX: rules that find, and mend if they can, what it refuses or misreads."""

@@ -43,7 +43,7 @@ class Rule(ABC):
     def find(self, proto: onnx.ModelProto, board: Board) -> Iterator[Finding]:
         """Yield every place that breaks the rule."""
 
-    def mend(self, proto: onnx.ModelProto, board: Board) -> None:
+    def mend(self, proto: onnx.ModelProto, board: Board) -> None:  # noqa: B027 (most rules mend nothing)
         """Change, in place, as much of what ``find`` finds as can be changed without changing what is computed."""
 
 
@@ -62,7 +62,7 @@ class Graph:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
             if node.op_type == "Constant":
-                self.constants |= {node.output[0]: a.t for a in node.attribute if a.name == "value"}
+                self.constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
 
     def value(self, name: str) -> NDArray[np.generic] | None:
         """Return the constant called ``name``, or None if it is not one."""

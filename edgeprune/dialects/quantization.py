@@ -94,7 +94,7 @@ class Scale(_QdqRule):
 
 
 class PerTensor(_QdqRule):
-    """ "Activations-quantization does not support per-axis", though RTX builds it; weights are cut by output channel."""
+    """ "Activations-quantization does not support per-axis", though RTX builds it; weights go by output channel."""
 
     id: ClassVar[str] = "axis"
 

@@ -66,9 +66,16 @@ class Rtx(EngineBuilder):
         layers = parse_layers(told["log"])
         command = ("python", "-m", "edgeprune.engines.rtx_child", graph.name, target.name, *board.compute_capabilities)
         return Engine(
-            target, self.name, told["version"], board.compute_capabilities, command, time.perf_counter() - start, layers,
-            count_convolutions(layers), parse_memory(told["log"]),
-        )  # fmt: skip
+            path=target,
+            builder=self.name,
+            version=told["version"],
+            compute_capabilities=board.compute_capabilities,
+            command=command,
+            seconds=time.perf_counter() - start,
+            layers=layers,
+            precisions=count_convolutions(layers),
+            memory=parse_memory(told["log"]),
+        )
 
     def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
         """Return what the child printed last; its own output before that is the libraries'."""

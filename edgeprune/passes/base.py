@@ -18,6 +18,8 @@ from edgeprune.tasks.base import Task
 In = TypeVar("In", TorchModel, OnnxModel)
 Out = TypeVar("Out", TorchModel, OnnxModel)
 T = TypeVar("T")
+Cost = Literal["measured", "estimated", "macs"]
+"""Who decides what is faster: the clock, the board's figures, or nothing but counts."""
 
 
 class Progress(Protocol):
@@ -47,7 +49,7 @@ class Context:
 
     ``open`` and ``measure`` are injected by the driver and run on the target, so that passes never import backends.
     ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who
-    decides (measured: the clock; macs: nothing but counts). ``workspace`` is a folder of this pass's own that survives
+    decides (see ``Cost``). ``workspace`` is a folder of this pass's own that survives
     an interruption; ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that
     survives one too. ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``,
     ``workers`` for parallel evaluations. ``record`` notes a fact for the report.
@@ -64,7 +66,7 @@ class Context:
     workspace: Path
     journal: Callable[[str], MutableMapping[str, float]] = lambda name: {}
     progress: Progress = field(default_factory=Silent)
-    cost: Literal["measured", "macs"] = "measured"
+    cost: Cost = "measured"
     threads: int = 1
     train_threads: int = 1
     device: str = "cpu"

@@ -54,7 +54,18 @@ class Lowering:
 
     def candidates(self) -> tuple[str, ...]:
         """Return the names of the layers that can be lowered, in graph order."""
-        return tuple(n.name for n in lowerable(self.proto.graph))
+        known = self.ranges.data
+        return tuple(n.name for n in lowerable(self.proto.graph) if n.input[0] in known and n.output[0] in known)
+
+    def recorded(self) -> dict[str, tuple[float, float]]:
+        """Return the ranges by the name of the node that makes the tensor, ``input`` for what is fed: they outlive the
+        names of tensors, which an exporter makes up anew for another opset.
+        """
+        graph = self.proto.graph
+        makers = {output: node.name for node in graph.node for output in node.output[:1]}
+        makers |= {one.name: one.name for one in graph.input}
+        spans = {makers[name]: self.ranges.data[name].range_value for name in self.ranges.data if name in makers}
+        return {maker: (float(np.min(low)), float(np.max(high))) for maker, (low, high) in spans.items()}
 
     def build(self, names: Collection[str]) -> onnx.ModelProto:
         """Return a new graph in which exactly the layers called ``names``, and what follows from them, are int8."""
@@ -125,6 +136,22 @@ def calibrate(
             for image in images:
                 calibrator.collect_data(_One({"input": image}))
             return Lowering(proto, calibrator.compute_data(), layout, method)
+
+
+def uncalibrated(path: Path, ranges: Mapping[str, tuple[float, float]], layout: Int8Layout) -> Lowering:
+    """Return the graph at ``path`` with ranges that ``recorded`` gave for another export of the same network.
+
+    Layers with a tensor beside them that has none are no candidates.
+    """
+    proto = onnx.shape_inference.infer_shapes(onnx.load(path))
+    makers = {output: node.name for node in proto.graph.node for output in node.output[:1]}
+    makers |= {one.name: one.name for one in proto.graph.input}
+    found = {
+        tensor: (np.array(ranges[maker][0], np.float32), np.array(ranges[maker][1], np.float32))
+        for tensor, maker in makers.items()
+        if maker in ranges
+    }
+    return Lowering(proto, TensorsData(CalibrationMethod.MinMax, found), layout, "minmax")
 
 
 class _One:

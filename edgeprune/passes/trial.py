@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from edgeprune.model import OnnxModel
 from edgeprune.passes import ranking
 from edgeprune.passes.base import Context
 from edgeprune.passes.graph import clean, write
-from edgeprune.passes.lowering import Lowering, Method, Ranges, calibrate
+from edgeprune.passes.lowering import Lowering, Method, Ranges, calibrate, uncalibrated
 from edgeprune.report import Score
 
 AUTO: tuple[Method, ...] = ("minmax", "percentile")
@@ -36,12 +36,19 @@ _RANKED_IMAGES = 32
 
 @dataclass(frozen=True)
 class Choice:
-    """A finished graph, what was lowered in it and why it is the one."""
+    """A finished graph, what was lowered in it and why it is the one. ``rest`` is what stayed above int8 runs in."""
 
     model: OnnxModel
     precision: Literal["fp32", "fp16", "int8"]
     lowered: tuple[str, ...] = ()
     reason: str = ""
+    rest: Literal["fp32", "fp16"] = "fp32"
+
+    @property
+    def title(self) -> str:
+        """What to call it beside others."""
+        mixed = self.precision == "int8" and self.rest != "fp32"
+        return f"{self.precision} and {self.rest}" if mixed else self.precision
 
 
 @dataclass(eq=False)
@@ -51,6 +58,8 @@ class Trial:
     model: OnnxModel
     ctx: Context
     method: Ranges
+    given: Mapping[str, tuple[float, float]] | None = None
+    """Ranges by node, of an earlier build: nothing is calibrated where there are any."""
     probes: list[dict[str, Any]] = field(default_factory=list)
     _floor: str = "the floor"
     _written: set[Path] = field(default_factory=set)
@@ -112,19 +121,34 @@ class Trial:
 
     def fp16(self) -> Choice:
         """Return the fp16 graph if it holds the floor, else the float one."""
-        half = self.half()
+        half = self.half(self.model)
         if self.holds(half, 0, 0):
             return Choice(half, "fp16", (), f"fp16 holds {self._floor}")
         return Choice(self.model, "fp32", (), f"fp16 does not hold {self._floor}")
+
+    def candidates(self) -> tuple[str, ...]:
+        """Return the layers that can be lowered."""
+        return self._calibrated().candidates()
+
+    def recorded(self) -> dict[str, tuple[float, float]]:
+        """Return the ranges in use, by node."""
+        return self._calibrated().recorded()
 
     def tidy(self, keep: OnnxModel) -> None:
         """Delete every graph written here but ``keep``."""
         for path in self._written - {keep.path}:
             path.unlink()
 
-    def half(self) -> OnnxModel:
-        """Write the graph with fp16 weights and arithmetic; its input and output stay float32."""
-        return self._write(to_half(onnx.load(self.model.path)), "fp16")
+    def mixed(self, choice: Choice) -> Choice:
+        """Return an int8 choice with all that is not int8 in fp16, if that holds the floor too; else the choice."""
+        half, every = self.half(choice.model), len(self._calibrated().candidates())
+        if not self.holds(half, len(choice.lowered), every):
+            return choice
+        return replace(choice, model=half, rest="fp16", reason=f"{choice.reason}, with the rest in fp16")
+
+    def half(self, model: OnnxModel) -> OnnxModel:
+        """Write a graph with fp16 weights and arithmetic; its input and output stay float32, and int8 layers int8."""
+        return self._write(to_half(onnx.load(model.path)), f"{model.path.stem}-fp16")
 
     def lower(self, names: Sequence[str]) -> OnnxModel:
         """Write the graph with exactly these layers in int8; equal choices give the same file."""
@@ -181,6 +205,10 @@ class Trial:
     def _calibrated(self) -> Lowering:
         """Return the graph with the ranges of the method named, or of the one in AUTO whose int8 graph scores best."""
         if self._lowering is not None:
+            return self._lowering
+        if self.given is not None:
+            assert self.ctx.board.int8 is not None
+            self._lowering = uncalibrated(self.model.path, self.given, self.ctx.board.int8)
             return self._lowering
         self._images = calibration_images(self.ctx, self.model.spec.input_shape[0])
         digest = hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()

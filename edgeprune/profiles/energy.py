@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from edgeprune.profiles.sensors import Kind, Sensor
 
@@ -61,7 +62,7 @@ def integrate(samples: Sequence[Sample], kind: Kind, wraps: Mapping[str, float] 
     if len(samples) < 2:
         raise ValueError("energy needs at least two samples")
     found: dict[str, float] = dict.fromkeys(samples[0][1], 0.0)
-    for (start, before), (end, after) in zip(samples, samples[1:], strict=False):
+    for (start, before), (end, after) in pairwise(samples):
         for rail in found:
             if kind == "power":
                 found[rail] += (end - start) * (before[rail] + after[rail]) / 2
