@@ -29,8 +29,9 @@ class Engine:
     """An engine on disk, and all it takes to build it again.
 
     It runs only on the ``compute_capabilities`` and with the ``version`` of the runtime that it was built for.
-    ``command`` is the exact command that built it. ``precisions`` counts the convolutions by the precision they run in, ``layers`` are
-    its kernels in order; both are empty where the builder does not tell. ``memory`` holds bytes by purpose.
+    ``command`` is the exact command that built it. ``precisions`` counts the convolutions by the precision
+    they run in, ``layers`` are its kernels in order; both are empty where the builder does not tell. ``memory`` holds
+    bytes by purpose.
     """
 
     path: Path

@@ -16,6 +16,8 @@ from edgeprune.engines.base import EngineLayer
 from edgeprune.errors import BadModel
 
 Version = tuple[int, ...]
+ON_BOARD = "/usr/src/tensorrt/bin/trtexec"
+"""Where JetPack puts it."""
 
 _VERSION = re.compile(r"TensorRT version: (\d+(?:\.\d+)*)")
 _BUILT = re.compile(r"Engine built in ([\d.]+) sec")

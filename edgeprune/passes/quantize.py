@@ -25,8 +25,8 @@ class Quantize(Pass[OnnxModel, OnnxModel]):
     ``precision`` names one, or leaves the choice to accuracy and clock; one that is named is not dropped for being
     slow, in no layer. ``method`` finds the ranges of int8: minimum and maximum, least entropy lost, or the 99.999th
     percentile; auto tries the first and the last and takes whichever whole int8 graph scores better. ``gain`` is the
-    speed-up that the lower 95 % bound must reach. ``lowered`` names exactly the layers to lower to int8, ``rest`` what the
-    others run in, and they decide everything: a recipe's replay, or, with ``ranges`` of an earlier build by node, a
+    speed-up that the lower 95 % bound must reach. ``lowered`` names exactly the layers to lower to int8, ``rest`` what
+    the others run in, and they decide everything: a recipe's replay, or, with ``ranges`` of an earlier build by node, a
     build without images. There ``precision`` matters only where no layer is named, and an automatic ``method`` is
     minmax.
     """

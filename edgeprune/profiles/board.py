@@ -64,8 +64,9 @@ class Board(_Data):
 
     ``local`` says that it is this machine. ``opset`` and ``ir_version`` are the highest that its runtime reads,
     ``version`` is that of the runtime where the board dictates it. ``typing`` says whether TensorRT chooses the
-    precision by flags (weak) or takes it from the graph (strong). ``channel_multiples`` maps a precision to the multiple below which fewer channels stop being faster.
-    ``tera_ops`` are dense 10^12 operations a second, two a MAC; ``launch_us`` is what starting one kernel costs.
+    precision by flags (weak) or takes it from the graph (strong). ``channel_multiples`` maps a
+    precision to the multiple below which fewer channels stop being faster. ``tera_ops`` are
+    dense 10^12 operations a second, two a MAC; ``launch_us`` is what starting one kernel costs.
     ``detected`` holds what was found on this machine, for the report; it is never read from the file.
     """
 

@@ -25,7 +25,7 @@ _SSH_FAILED = 255
 _TRIES = 3
 _ADVICE = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is not the one in known_hosts: if the board was set up "
-     "anew, remove the old one with `ssh-keygen -R {where}` and connect once by hand; if not, someone may be listening"),
+     "anew, remove the old one with `ssh-keygen -R {where}` and connect once by hand; if not, someone may listen"),
     ("Host key verification failed", "its host key is not known: connect once with `ssh {target}`, compare the "
      "fingerprint and accept it"),
     ("Permission denied", "it does not let this user in: put your key there with `ssh-copy-id {target}`"),

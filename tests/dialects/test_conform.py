@@ -1,6 +1,7 @@
 """Dialects: each rule finds a graph made to break it and no other rule does, and what is mended computes the same."""
 
 from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from qdq_graphs import PLAIN, QDQ, edit, graph, run
 from edgeprune.dialects.conform import RULES, conform, lint
 from edgeprune.errors import BadModel
 from edgeprune.profiles import board as boards
+
 
 def unnamed(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose nodes have no names: ONNX Runtime refuses one that two nodes have."""
@@ -70,7 +72,6 @@ MENDED: dict[str, tuple[str, str, onnx.ModelProto, Callable[[onnx.ModelProto], N
                    ("(wq, ws, wz)", "(wi, ws, wz)"))), None,
     ),
 }  # fmt: skip
-
 
 
 @pytest.mark.parametrize("case", MENDED)

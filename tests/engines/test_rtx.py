@@ -92,7 +92,9 @@ def test_what_the_rules_find_the_builder_refuses(tmp_path: Path, case: str) -> N
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, **answer: Any) -> None:
-    done = subprocess.CompletedProcess([], answer.pop("returncode", 0), answer.pop("stdout", ""), answer.pop("stderr", ""))
+    done = subprocess.CompletedProcess(
+        [], answer.pop("returncode", 0), answer.pop("stdout", ""), answer.pop("stderr", "")
+    )
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     monkeypatch.setattr(Rtx, "unavailable", lambda *_: None)
 

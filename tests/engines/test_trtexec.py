@@ -87,7 +87,9 @@ def test_success_is_the_exit_code_and_the_last_word() -> None:
     passed(0, PASSED)
     assert seconds_of_build(PASSED) == 12.5 and instability(PASSED) == 0.075
     assert seconds_of_build("") is None and instability("") is None
-    failed = "[09/09/2026-00:00:00] [E] Error[4]: bad node\n[E] Engine could not be created from network\n&&&& FAILED x\n"
+    failed = (
+        "[09/09/2026-00:00:00] [E] Error[4]: bad node\n[E] Engine could not be created from network\n&&&& FAILED x\n"
+    )
     with pytest.raises(BadModel) as caught:
         passed(1, failed)
     assert str(caught.value) == (
@@ -148,7 +150,10 @@ def test_profiles_with_names_that_are_not_escaped() -> None:
 def test_layers_before_and_since_11(tensor: dict[str, Any], precision: str) -> None:
     row = {"Name": "conv + relu", "LayerType": "CaskConvolution", "Inputs": [tensor], "Metadata": "[ONNX Layer: conv]"}
     found = parse_layers(json.dumps({"Layers": [row, "a name alone"], "Bindings": ["input"]}))
-    assert found == (EngineLayer("conv + relu", "CaskConvolution", precision, ("conv",)), EngineLayer("a name alone", ""))
+    assert found == (
+        EngineLayer("conv + relu", "CaskConvolution", precision, ("conv",)),
+        EngineLayer("a name alone", ""),
+    )
 
 
 @pytest.mark.parametrize("text", ["[]", '{"Bindings": []}', '{"Layers": "none"}'])

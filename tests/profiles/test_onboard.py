@@ -36,7 +36,9 @@ def test_it_is_python_3_6_and_imports_the_standard_library_alone() -> None:
 
 def test_facts_are_numbers_or_unknown(tmp_path: Path) -> None:
     found = ask("facts", folder=tmp_path)
-    assert found["cores"] >= 1 and found["disk_free_bytes"] > 0 and found["memory_bytes"] > found["memory_free_bytes"] > 0
+    assert (
+        found["cores"] >= 1 and found["disk_free_bytes"] > 0 and found["memory_bytes"] > found["memory_free_bytes"] > 0
+    )
     assert found["onnxruntime"] and found["python"].startswith("3.")
     assert found["throttled"] is None or found["throttled"].startswith("0x")
     assert not list(tmp_path.iterdir())

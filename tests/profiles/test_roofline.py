@@ -32,7 +32,9 @@ def test_channels_off_the_multiple_cost_as_much_as_the_next_one() -> None:
 
 def test_every_kernel_is_started() -> None:
     board = boards.load("jetson-xavier")
-    assert kernel_ms(replace(BIG, macs=0.0, read=0, written=0, weights=0), board) == pytest.approx(board.launch_us / 1e3)
+    assert kernel_ms(replace(BIG, macs=0.0, read=0, written=0, weights=0), board) == pytest.approx(
+        board.launch_us / 1e3
+    )
     assert estimate_ms([BIG, BIG], board) == pytest.approx(2 * kernel_ms(BIG, board))
 
 

@@ -81,9 +81,7 @@ class Sshd:
         self.know(folder / "host.pub")
         options = (f"UserKnownHostsFile={self.known}", "GlobalKnownHostsFile=/dev/null", f"IdentityFile={mine}",
                    "IdentitiesOnly=yes")  # fmt: skip
-        self.board = replace(
-            Ssh.parse(f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"), options=options, pause=0.1
-        )
+        self.board = replace(Ssh.parse(f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"), options=options, pause=0.1)
 
     def know(self, public: Path) -> None:
         self.known.write_text(f"[127.0.0.1]:{self.port} {' '.join(public.read_text().split()[:2])}\n")
@@ -162,8 +160,7 @@ def test_a_file_that_is_not_there(sshd: Sshd, tmp_path: Path) -> None:
 def test_an_unknown_host_key_is_refused_with_advice(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     stranger = replace(
-        sshd.board, options=tuple(o for o in sshd.board.options if "UserKnown" not in o)
-        + (f"UserKnownHostsFile={tmp_path / 'empty'}",),
+        sshd.board, options=(*tuple(o for o in sshd.board.options if "UserKnown" not in o), f"UserKnownHostsFile={tmp_path / 'empty'}"),
     )  # fmt: skip
     with pytest.raises(Lacking, match=r"its host key is not known: connect once with `ssh -p \d+ .*@127\.0\.0\.1`"):
         stranger.run(["true"], 20)
@@ -181,7 +178,7 @@ def test_a_changed_host_key_is_refused_with_advice(sshd: Sshd, tmp_path: Path) -
 
 @real
 def test_a_stranger_is_told_how_to_get_in(sshd: Sshd, tmp_path: Path) -> None:
-    options = tuple(o for o in sshd.board.options if "IdentityFile" not in o) + (f"IdentityFile={key(tmp_path / 'k')}",)
+    options = (*tuple(o for o in sshd.board.options if "IdentityFile" not in o), f"IdentityFile={key(tmp_path / 'k')}")
     with pytest.raises(Lacking, match="does not let this user in: put your key there with `ssh-copy-id"):
         replace(sshd.board, options=options).run(["true"], 20)
 
