@@ -12,6 +12,8 @@ from edgeprune.errors import BadOption
 
 Verdict = Literal["met", "not-met", "infeasible", "unchecked"]
 Basis = Literal["measured", "estimated", "exact", "unchecked"]
+Cost = Literal["measured", "estimated", "macs"]
+"""Who decides what is faster: the clock, the board's figures, or nothing but counts."""
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},

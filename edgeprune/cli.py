@@ -157,6 +157,9 @@ _model = _options(
 )
 _target = _option("Target", "--target", default="host-cpu", show_default=True, metavar="BOARD",
                   help="What the result runs on: a name of `edgeprune list boards` or a .toml file.")
+_board = _option("Target", "--board", metavar="URL",
+                 help="Where a target is that is not this machine: ssh://user@host or ssh://user@host:port. "
+                 "Without it, times are estimates.")
 _threads = _option("Target", "--threads", type=click.IntRange(1, 1024), metavar="N", default=1, show_default=True,
                    help="Threads for inference while measuring.")
 _json = _option("Output", "--json", "as_json", is_flag=True,
@@ -213,7 +216,7 @@ def main() -> None:
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
-    _target, _threads,
+    _target, _board, _threads,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
     _option("Output", "--out", type=_PATH, metavar="DIR",
@@ -233,7 +236,7 @@ def compile_(
 ) -> None:
     """Prune, fine-tune, quantize and export MODEL within a budget; write model.onnx and its report to --out.
 
-    MODEL is a .safetensors, .pt, .pth or .th file.
+    MODEL is a .safetensors, .pt, .pth or .th file, or a folder that compile wrote.
 
     \b
     Examples:
@@ -289,14 +292,14 @@ def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | Non
 
 @main.command("profile")
 @click.argument("artifact", type=_PATH)
-@_options(_target, _threads, _json, _quiet)
-def profile_(artifact: Path, target: str, threads: int, as_json: bool, quiet: bool) -> None:
+@_options(_target, _board, _threads, _json, _quiet)
+def profile_(artifact: Path, target: str, board: str | None, threads: int, as_json: bool, quiet: bool) -> None:
     """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes."""
     with redirect_stdout(sys.stderr):
         from edgeprune.compiler.profile import profile_artifact
         from edgeprune.compiler.table import profile, show
 
-        candidate, layers = profile_artifact(artifact, target, threads, _progress(quiet))
+        candidate, layers = profile_artifact(artifact, target, threads, _progress(quiet), board)
     if as_json:
         click.echo(json.dumps({**candidate.model_dump(), "layers": [asdict(layer) for layer in layers]}, indent=1))
     elif not quiet:

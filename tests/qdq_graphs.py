@@ -9,7 +9,8 @@ from onnx import numpy_helper, parser
 
 HEAD = '<ir_version: 7, opset_import: ["" : {opset}]>\nmodel (float[1, 2, 4, 4] input) => (float[1, 2, 4, 4] output)\n'
 PLAIN = "<float[2, 2, 1, 1] w, float[2] b> { [conv] output = Conv(input, w, b) }"
-QDQ = """<float s = {0.1}, int8 z = {0}, float[2, 2, 1, 1] w, float[2] ws = {0.02, 0.03}, int8[2] wz = {0, 0}, float[2] b>
+QDQ = """<float s = {0.1}, int8 z = {0}, float[2, 2, 1, 1] w, float[2] ws = {0.02, 0.03}, int8[2] wz = {0, 0},
+ float[2] b>
 {
     [a_q] q = QuantizeLinear(input, s, z)
     [a_dq] d = DequantizeLinear(q, s, z)

@@ -26,6 +26,7 @@ LAYERS = (
     {"dialects"},
     {"agents", "backends", "engines"},
     {"passes"},
+    {"benches"},
     {"compiler"},
     {"cli"},
     {"__main__"},

@@ -56,6 +56,10 @@ class Backend(ABC):
         """Say why what is emitted for ``board`` cannot run on this machine; None if it can."""
         return None if board.local else f"{board.name} is not this machine"
 
+    def version(self) -> str | None:
+        """Return the version of the runtime that is installed here; None if there is none."""
+        return None
+
     @abstractmethod
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
         """Write the artifact for ``board`` into ``directory`` and return it. Raises BadModel if the runtime refuses

@@ -33,6 +33,10 @@ class OnnxRuntime(Backend):
 
     name: ClassVar[str] = "onnxruntime"
 
+    def version(self) -> str | None:
+        """Return ONNX Runtime's own."""
+        return str(onnxruntime.__version__)
+
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
         """Put the model into ``directory/"model.onnx"`` and count the convolutions of the optimized graph.
 

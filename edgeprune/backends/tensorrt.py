@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import onnx
-
 from edgeprune.backends.base import Artifact, Backend, LayerTime
 from edgeprune.dialects.base import version_of
-from edgeprune.dialects.conform import conform
-from edgeprune.dialects.typing import precisions, weakened
+from edgeprune.dialects.conform import spoken
 from edgeprune.engines.trtexec import ON_BOARD, Trtexec
 from edgeprune.errors import Lacking
 from edgeprune.files import write_atomic
@@ -37,15 +34,11 @@ class Tensorrt(Backend):
 
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
         """Write ``model.onnx`` as the board reads it, weakly typed where its TensorRT chooses precisions by flags."""
-        proto = onnx.load(model.path)
-        asked = precisions(proto)
-        if "strong" not in board.typing or board.typing[0] == "weak":
-            proto, asked = weakened(proto)
-        conform(proto, board)
+        content, asked = spoken(model.path, board)
         graph = directory / "model.onnx"
-        write_atomic(graph, proto.SerializeToString(deterministic=True))
+        write_atomic(graph, content)
         command = Trtexec(ON_BOARD, version_of(board)).build(
-            graph.name, "model.engine", asked, _WORKSPACE_MIB, "layers.json"
+            graph.name, "model.engine", asked, _WORKSPACE_MIB, "layers.json", "strong" in board.typing
         )
         notes = (
             f"no engine was built: {self.elsewhere(board)}",

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import onnx
-
 from edgeprune.backends.base import Artifact, Backend, LayerTime
-from edgeprune.dialects.conform import conform
+from edgeprune.dialects.conform import spoken
 from edgeprune.engines.rtx import Rtx
 from edgeprune.errors import Lacking
 from edgeprune.files import write_atomic
@@ -30,10 +28,8 @@ class TensorrtRtx(Backend):
 
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:
         """Write ``model.onnx`` and, where TensorRT-RTX is installed, ``model.engine``."""
-        proto = onnx.load(model.path)
-        conform(proto, board)
         graph = directory / "model.onnx"
-        write_atomic(graph, proto.SerializeToString(deterministic=True))
+        write_atomic(graph, spoken(model.path, board)[0])
         builder = Rtx()
         if reason := builder.unavailable(board):
             return Artifact(graph, model.spec, self.name, {}, notes=(f"no engine was built: {reason}",))

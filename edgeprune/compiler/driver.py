@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgeprune import find
 from edgeprune.agents.base import Agent
-from edgeprune.backends.base import Backend
-from edgeprune.budget import Budget, Limit
+from edgeprune.benches.base import Bench
+from edgeprune.benches.choose import bench_for
+from edgeprune.budget import Budget, Cost, Limit
 from edgeprune.compiler import replay, writing
-from edgeprune.compiler.cache import require_writable
+from edgeprune.compiler.cache import require_writable, root
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.outcome import Choice, choose, conclude
 from edgeprune.compiler.pipeline import AnyPass, Pipeline
@@ -28,8 +28,9 @@ from edgeprune.compiler.toolbox import Toolbox, toolbox, transfer
 from edgeprune.compiler.workshop import Means, Workshop
 from edgeprune.errors import BadOption, Infeasible
 from edgeprune.model import OnnxModel, TorchModel
-from edgeprune.passes.base import Cost, Progress, Silent
+from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles import board as boards
+from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Report
 from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
@@ -117,8 +118,9 @@ def _compile(
         if passes is not None:
             _check_chain(passes)
         first = (transfer(request.settings, request.effort, opened.task),) if opened.transfer else ()
-        means = _means(request, opened, progress, recipe)
-        with Workshop(opened.original, opened.task, means, prepare=first) as workshop:
+        bench = _bench(request, progress)
+        means = _means(request, opened, progress, recipe, bench)
+        with Workshop(opened.original, opened.task, means, prepare=first, bench=bench) as workshop:
             if tools is None:
                 outcome = _as_given(workshop, passes or ())
             else:
@@ -160,7 +162,8 @@ def _own(request: Request, opened: Opened) -> dict[str, Any] | None:
         return None
     assert request.model is not None
     recipe = replay.read(request.model)
-    decided = next((one.get("options", {}) for one in recipe["passes"] if one.get("pass") == "quantize"), {})
+    options = [one.get("options", {}) for one in recipe["passes"] if one.get("pass") == "quantize"]
+    decided: dict[str, Any] = options[0] if options else {}
     if not decided.get("lowered") or not recipe.get("ranges") or "int8" not in boards.load(request.target).precisions:
         return None
     rest = "fp16" if "fp16" in boards.load(request.target).precisions else "fp32"
@@ -185,7 +188,16 @@ def _only(outcome: Outcome) -> Choice:
     return Choice(outcome.candidates["result"], {name: "" for name in outcome.candidates})
 
 
-def _means(request: Request, opened: Opened, progress: Progress, recipe: replay.Recipe | None) -> Means:
+def _bench(request: Request, progress: Progress) -> Bench:
+    """Return where finished graphs of this build run."""
+    board, cache = boards.load(request.target), root() / "boards"
+    owner = "" if request.board is None else lease_name(request.out)
+    return bench_for(board, request.threads, request.seed, request.board, owner, progress, cache)
+
+
+def _means(
+    request: Request, opened: Opened, progress: Progress, recipe: replay.Recipe | None, bench: Bench
+) -> Means:
     """Return the means of this build; without data there is no floor to hold, and a replay trains as it was recorded.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -193,12 +205,11 @@ def _means(request: Request, opened: Opened, progress: Progress, recipe: replay.
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
     budget = request.budget if opened.has_data else dataclasses.replace(request.budget, max_accuracy_drop=None)
-    board = boards.load(request.target)
     return Means(
-        board=board,
+        board=bench.board,
         budget=budget,
         seed=request.seed,
-        cost=_cost(request, board),
+        cost=_cost(request, bench),
         threads=request.threads,
         train_threads=cores if recipe is None else int(recipe["means"]["train_threads"]),
         workers=cores,
@@ -207,12 +218,11 @@ def _means(request: Request, opened: Opened, progress: Progress, recipe: replay.
     )
 
 
-def _cost(request: Request, board: boards.Board) -> Cost:
+def _cost(request: Request, bench: Bench) -> Cost:
     """Return who decides what is faster: for a target that is elsewhere no clock can."""
-    backend: Backend = find.find("backends", board.backend)()
-    if request.cost == "macs" or (request.cost == "measured" and backend.elsewhere(board) is None):
+    if request.cost == "macs" or (request.cost == "measured" and bench.source == "measured"):
         return request.cost
-    return "estimated" if board.tera_ops and board.bandwidth_gb_s else "macs"
+    return "estimated" if bench.board.tera_ops and bench.board.bandwidth_gb_s else "macs"
 
 
 @contextmanager

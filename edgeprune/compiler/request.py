@@ -17,9 +17,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from edgeprune import find
-from edgeprune.budget import Budget
+from edgeprune.budget import Budget, Cost
 from edgeprune.errors import BadOption, nearest
-from edgeprune.passes.base import Cost
 
 T = TypeVar("T")
 Settings = Mapping[str, Mapping[str, str]]
@@ -30,6 +29,7 @@ MOST_THREADS = 1024
 class Request:
     """What to build. Two equal requests on the same machine and files are the same build.
 
+    ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
     ``effort`` says.
@@ -42,6 +42,7 @@ class Request:
     task: str = "auto"
     input_shape: tuple[int, ...] | None = None
     target: str = "host-cpu"
+    board: str | None = None
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None

@@ -82,7 +82,7 @@ class Strategy:
         if best is not None:
             self._finish_pair(best)
         if self.workshop.preparation and self.tools.trains and (best is not None or self._replacing):
-            longer = [self._as_long(), self.tools.export, *self.tools.dialect]
+            longer: list[AnyPass] = [self._as_long(), self.tools.export, *self.tools.dialect]
             self.outcome.control = self.workshop.finish("control", longer)
         return self.outcome
 

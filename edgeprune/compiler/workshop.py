@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,17 +14,18 @@ from typing import Any, Literal
 import numpy as np
 
 from edgeprune import find, layers
-from edgeprune.backends.base import Artifact, Backend
-from edgeprune.budget import Budget, holds_floor
+from edgeprune.backends.base import Artifact
+from edgeprune.benches.base import Bench
+from edgeprune.benches.choose import bench_for
+from edgeprune.budget import Budget, Cost, holds_floor
 from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
-from edgeprune.compiler.estimating import estimates, precisions
 from edgeprune.compiler.pipeline import AnyPass, Pipeline, step_key
 from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
-from edgeprune.passes.base import Context, Cost, Progress
+from edgeprune.passes.base import Context, Progress
+from edgeprune.profiles import board as boards
 from edgeprune.profiles.board import Board
-from edgeprune.profiles.measure import interleave
 from edgeprune.report import Candidate, Measurement, Score, ScoreReport, StepRecord
 from edgeprune.tasks.base import Split, Task
 from edgeprune.tracing import size_of
@@ -97,18 +97,14 @@ class Workshop:
         means: Means,
         store: Store | None = None,
         prepare: Sequence[AnyPass] = (),
+        bench: Bench | None = None,
     ) -> None:
         self.task, self.means = task, means
         self.preparation: tuple[StepRecord, ...] = ()
         """How the original was trained here; empty where it was given."""
         self.store = store or Store()
-        self.backend: Backend = find.find("backends", means.board.backend)()
-        self.elsewhere = self.backend.elsewhere(means.board)
-        """Why nothing can be run on the target from here; None if it can."""
-        self._runner: Backend = find.find("backends", "onnxruntime")() if self.elsewhere else self.backend
+        self.bench = bench or bench_for(means.board, means.threads, means.seed)
         self.steps: list[StepRecord] = []
-        self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
-        self._artifacts: dict[str, Artifact] = {}
         self._context: Context
         try:
             self._adopt(original)
@@ -116,7 +112,7 @@ class Workshop:
                 self._prepare(original, tuple(prepare))
             self.source = self._finish_original()
         except BaseException:
-            self._scratch.cleanup()
+            self.bench.close()
             raise
         self._context = dataclasses.replace(self._context, baseline=self.source.score)
 
@@ -141,10 +137,12 @@ class Workshop:
             code_digest([task, *original.module.modules()]),
             versions(),
         )
-        detected = {name: means.board.detected.get(name) for name in ("cpu", "machine", "isa")}
+        here = boards.load("host-cpu").detected
+        detected = {name: here.get(name) for name in ("cpu", "machine", "isa")}
         self._base = key(
             self.identity,
             means.board.model_dump(exclude={"detected"}),
+            self.bench.identity,
             detected,
             dataclasses.astuple(means.budget),
             means.cost,
@@ -152,7 +150,7 @@ class Workshop:
             means.train_threads,
             means.device,
         )
-        self._runtime = key(self.identity, means.board.backend, detected, means.threads)
+        self._runtime = key(self.identity, self.bench.runner.name, detected, means.threads)
         self._context = self._start()
 
     def __enter__(self) -> Workshop:
@@ -160,7 +158,7 @@ class Workshop:
 
     def __exit__(self, *_: object) -> None:
         """Take the emitted artifacts away; what is in the store stays."""
-        self._scratch.cleanup()
+        self.bench.close()
 
     def _start(self) -> Context:
         means = self.means
@@ -198,7 +196,6 @@ class Workshop:
         )
         if not isinstance(upper, TorchModel) or not isinstance(lower, OnnxModel):
             raise BadModel(f"the passes of {name} must lead from a TorchModel to an OnnxModel")
-        artifact = self._emit(lower)
         size = size_of(upper)
         self.steps.extend((*steps, *more))
         cached = [step.name for step in (*steps, *more) if step.cached]
@@ -210,8 +207,8 @@ class Workshop:
             upper,
             size["macs"],
             int(size["parameters"]),
-            artifact.size_bytes(),
-            precisions(lower, self.means.board) if self.elsewhere else artifact.precisions,
+            lower.path.stat().st_size,
+            self.bench.precisions(lower),
             self.score(lower, "search"),
             (*steps, *more),
             tuple(passes),
@@ -245,34 +242,16 @@ class Workshop:
     @contextmanager
     def open(self, model: OnnxModel) -> Iterator[Predict]:
         """Load a graph on the target's runtime, or on ONNX Runtime, which computes the same, if that is elsewhere."""
-        with self._runner.open(self._emit(model), self.means.threads) as runner:
+        with self.bench.open(model) as runner:
             yield batched(runner, model.spec)
 
-    def _emit(self, model: OnnxModel) -> Artifact:
-        """Emit into a folder that goes with this workshop, once a graph: a pass's workspace stays its own."""
-        digest = model.digest()
-        if digest not in self._artifacts:
-            self._artifacts[digest] = self._runner.emit(model, self.means.board, Path(self._scratch.name) / digest)
-        return self._artifacts[digest]
-
     def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
-        """Write what a target that is elsewhere wants beside the graph: an engine, and how to build it. None here."""
-        return self.backend.emit(model, self.means.board, directory) if self.elsewhere else None
+        """Write what the target wants beside the graph, if anything."""
+        return self.bench.deploy(model, directory)
 
     def measure(self, models: Mapping[str, OnnxModel]) -> Mapping[str, Measurement]:
-        """Time graphs interleaved, batch by batch as they are; ratios are against the first.
-
-        For a target that is elsewhere they are estimated, or unavailable where its board tells too little.
-        """
-        if self.elsewhere:
-            return estimates(models, self.means.board)
-        with ExitStack() as stack:
-            calls: dict[str, Callable[[], object]] = {}
-            for name, model in models.items():
-                runner = stack.enter_context(self._runner.open(self._emit(model), self.means.threads))
-                image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
-                calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
-            return interleave(calls, self.means.threads, self.means.seed, self._conditions())
+        """Time graphs in turns on the bench, batch by batch as they are; ratios are against the first."""
+        return self.bench.measure(models)
 
     def recorded_measure(self, candidate: Finished) -> Measurement:
         """Time a candidate against the original, once: a decision that hangs on it is taken the same way after an
@@ -290,17 +269,8 @@ class Workshop:
             return found
 
     def peak_memory(self, model: OnnxModel) -> int | None:
-        """Return the peak resident memory of loading and running a graph in a fresh process."""
-        if self.elsewhere:
-            return None
-        return self.backend.peak_memory_bytes(self._emit(model), self.means.threads)
-
-    def _conditions(self) -> dict[str, Any]:
-        return {
-            "runtime": self.backend.name,
-            "version": versions().get(self.backend.name),
-            "processor": self.means.board.detected.get("cpu"),
-        }
+        """Return the peak resident memory of loading and running a graph in a fresh process; None if unknown."""
+        return self.bench.peak_memory_bytes(model)
 
     def _journal(self, name: str) -> MutableMapping[str, float]:
         return Journal(self.store.folder / "journals" / f"{key(self.identity, name)}.jsonl")

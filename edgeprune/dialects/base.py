@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -64,7 +63,7 @@ class Graph:
             if node.op_type == "Constant":
                 self.constants.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
 
-    def value(self, name: str) -> NDArray[np.generic] | None:
+    def value(self, name: str) -> NDArray[Any] | None:
         """Return the constant called ``name``, or None if it is not one."""
         found = self.constants.get(name)
         return None if found is None else numpy_helper.to_array(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import onnx
 
@@ -18,7 +19,13 @@ _POINTWISE = (
     "Softplus", "Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "Sqrt", "Exp", "BatchNormalization",
 )  # fmt: skip
 """Operators that a runtime computes on the way out of the kernel before them."""
+_STORED: dict[int, Precision] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
 _MULTIPLYING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def kernels_of(path: Path) -> tuple[Kernel, ...]:
+    """Return the kernels of an ONNX file of static shapes, in order."""
+    return kernels(onnx.load(path))
 
 
 def kernels(proto: onnx.ModelProto, rest: Precision = "fp32") -> tuple[Kernel, ...]:
@@ -79,9 +86,7 @@ def _precision(node: onnx.NodeProto, view: Graph, types: dict[str, int], rest: P
     considered = node.input[:2] if node.op_type in _MULTIPLYING else node.input[:1]
     if considered and all(view.producer(name, "DequantizeLinear") is not None for name in considered):
         return "int8"
-    stored = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
-    own = stored.get(types.get(node.output[0], 0))
-    return own if own in ("fp16", "bf16") else rest  # type: ignore[return-value]
+    return _STORED.get(types.get(node.output[0], 0), rest)
 
 
 def _is_weight(view: Graph, name: str) -> bool:

@@ -79,7 +79,7 @@ def _layer_normalization(node: onnx.NodeProto, proto: onnx.ModelProto) -> list[o
                                                  "deviation", "normal", "scaled")}  # fmt: skip
     for part, value in (("two", 2.0), ("epsilon", options.get("epsilon", 1e-5))):
         proto.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), names[part]))
-    steps = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [
         ("ReduceMean", [x], "mean", {"axes": axes}),
         ("Sub", [x, names["mean"]], "centred", {}),
         ("Pow", [names["centred"], names["two"]], "square", {}),

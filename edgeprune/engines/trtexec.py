@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeprune.engines.base import EngineLayer
 from edgeprune.errors import BadModel
 
@@ -19,7 +22,7 @@ Version = tuple[int, ...]
 ON_BOARD = "/usr/src/tensorrt/bin/trtexec"
 """Where JetPack puts it."""
 
-_VERSION = re.compile(r"TensorRT version: (\d+(?:\.\d+)*)")
+_VERSION = re.compile(r"TensorRT(?: version: |\.trtexec \[TensorRT v)(\d+(?:\.\d+)*)")
 _BUILT = re.compile(r"Engine built in ([\d.]+) sec")
 _UNSTABLE = re.compile(r"GPU compute time is unstable, with coefficient of variance = ([\d.]+)%")
 _ERROR = re.compile(r"\[E\] (.*)")
@@ -33,11 +36,13 @@ class Trtexec:
     path: str
     version: Version
 
-    def build(self, graph: str, engine: str, precisions: Sequence[str], workspace_mib: int, layers: str) -> list[str]:
+    def build(
+        self, graph: str, engine: str, precisions: Sequence[str], workspace_mib: int, layers: str, strong: bool = False
+    ) -> list[str]:
         """Return the command that builds ``engine`` from ``graph``.
 
-        ``precisions`` are those the weakly typed graph may be run in beside fp32; from TensorRT 11 on the graph alone
-        says so. ``layers`` is the file for the layer report.
+        ``precisions`` are those the weakly typed graph may be run in beside fp32; a ``strong`` graph, which from
+        TensorRT 11 on every one is, says so itself. ``layers`` is the file for the layer report.
         """
         arguments = [self.path, f"--onnx={graph}", f"--saveEngine={engine}", f"--exportLayerInfo={layers}"]
         arguments.append("--profilingVerbosity=detailed")
@@ -45,7 +50,9 @@ class Trtexec:
             arguments.append(f"--workspace={workspace_mib}")
         else:
             arguments.append(f"--memPoolSize=workspace:{workspace_mib}{'M' if self.version >= (10,) else ''}")
-        if self.version < (11,):
+        if strong and (10,) <= self.version < (11,):
+            arguments.append("--stronglyTyped")
+        elif self.version < (11,):
             arguments += [f"--{one}" for one in ("fp16", "bf16", "int8") if one in precisions]
         arguments.append("--skipInference" if self.version >= (8, 6) else "--buildOnly")
         return arguments
@@ -73,7 +80,7 @@ class Trtexec:
 
 
 def version_of(text: str) -> Version:
-    """Read the version out of what trtexec prints first; 8.2 writes 8201, later ones 8.5.3 or 100300.
+    """Read the version out of what trtexec prints first, whatever it was asked: 8.5.3, 8503 or 100300.
 
     Raises BadModel where there is none.
     """
@@ -136,6 +143,17 @@ def parse_profile(text: str) -> tuple[EngineLayer, ...]:
         return tuple(EngineLayer(row["name"], "", ms=float(row["averageMs"])) for row in rows if "name" in row)
     except (TypeError, KeyError, ValueError) as error:
         raise BadModel(f"trtexec's --exportProfile is not in a known form: {error!r}") from error
+
+
+def parse_output(text: str) -> dict[str, NDArray[np.float32]]:
+    """Return the outputs of ``--exportOutput`` by name, in their shapes."""
+    try:
+        return {
+            row["name"]: np.array(row["values"], np.float32).reshape([int(n) for n in row["dimensions"].split("x")])
+            for row in _json(text, "--exportOutput")
+        }
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadModel(f"trtexec's --exportOutput is not in a known form: {error!r}") from error
 
 
 def parse_layers(text: str) -> tuple[EngineLayer, ...]:

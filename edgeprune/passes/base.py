@@ -18,8 +18,6 @@ from edgeprune.tasks.base import Task
 In = TypeVar("In", TorchModel, OnnxModel)
 Out = TypeVar("Out", TorchModel, OnnxModel)
 T = TypeVar("T")
-Cost = Literal["measured", "estimated", "macs"]
-"""Who decides what is faster: the clock, the board's figures, or nothing but counts."""
 
 
 class Progress(Protocol):
@@ -49,7 +47,7 @@ class Context:
 
     ``open`` and ``measure`` are injected by the driver and run on the target, so that passes never import backends.
     ``measure`` times the models interleaved; each Measurement's ratio is against the first of them. ``cost`` says who
-    decides (see ``Cost``). ``workspace`` is a folder of this pass's own that survives
+    decides (see ``budget.Cost``). ``workspace`` is a folder of this pass's own that survives
     an interruption; ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that
     survives one too. ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``,
     ``workers`` for parallel evaluations. ``record`` notes a fact for the report.

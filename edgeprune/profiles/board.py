@@ -67,6 +67,7 @@ class Board(_Data):
     precision by flags (weak) or takes it from the graph (strong). ``channel_multiples`` maps a
     precision to the multiple below which fewer channels stop being faster. ``tera_ops`` are
     dense 10^12 operations a second, two a MAC; ``launch_us`` is what starting one kernel costs.
+    ``python`` is the interpreter there that has the runtime, where the runtime is ONNX Runtime on another machine.
     ``detected`` holds what was found on this machine, for the report; it is never read from the file.
     """
 
@@ -75,6 +76,7 @@ class Board(_Data):
     backend: str
     local: bool = False
     version: str = ""
+    python: str = "python3"
     software: str = ""
     compute_capabilities: tuple[Annotated[str, Field(pattern=r"^\d+\.\d$")], ...] = ()
     opset: int = Field(ge=13)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,16 @@ class Plan:
     drift: float = 0.75
     stolen: float = 0.5
     attempts: int = 3
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """A session as it comes from a board: milliseconds of every run by artifact and round, and the share of time that
+    others took, None where that is not known.
+    """
+
+    times: Mapping[str, Sequence[Sequence[float]]]
+    stolen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,42 @@ def interleave(
     }
     noisy = best.noise(plan) > 1.0
     return {name: _measurement(best, name, plan, noisy, seed, found) for name in runners}
+
+
+def from_rounds(
+    sessions: Sequence[Rounds],
+    seed: int = 0,
+    conditions: Mapping[str, Any] | None = None,
+    plan: Plan | None = None,
+) -> dict[str, Measurement]:
+    """Return a Measurement for each artifact of sessions that were held elsewhere, as ``interleave`` does here.
+
+    Of several sessions the quietest counts. Rounds may differ in their number of runs: the fewest is what is used of
+    each.
+    """
+    plan = plan or Plan()
+    sat = []
+    for one in sessions:
+        least = {name: min(map(len, rounds)) for name, rounds in one.times.items()}
+        times = {name: np.array([r[: least[name]] for r in rounds]) for name, rounds in one.times.items()}
+        sat.append(_Session(times, one.stolen or 0.0))
+    best = min(sat, key=lambda session: session.noise(plan))
+    found = {
+        **(conditions or {}),
+        "rounds": len(next(iter(best.times.values()))),
+        "sessions": len(sat),
+        "spread": round(best.spread(), 4),
+        "drift": round(best.drift(), 4),
+        "stolen": round(best.stolen, 4) if sessions[sat.index(best)].stolen is not None else None,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    noisy = best.noise(plan) > 1.0
+    return {name: _measurement(best, name, plan, noisy, seed, found) for name in best.times}
+
+
+def quiet(rounds: Rounds, plan: Plan | None = None) -> bool:
+    """Whether a session that was held elsewhere is within the bounds."""
+    return not from_rounds([rounds], plan=plan)[next(iter(rounds.times))].noisy
 
 
 def cpu_seconds_of_others() -> float:

@@ -1,52 +1,24 @@
 """What runs on a board: Python 3.6 and its standard library, and for models the board's own onnxruntime.
 
-    python3 onboard.py facts
     python3 onboard.py time '{"models": {"a": "a.onnx"}, "threads": 1, "rounds": 15, "seconds": 0.1, "warmup": 10}'
     python3 onboard.py predict '{"model": "a.onnx", "threads": 1, "images": "in.npy", "outputs": "out.npy"}'
 
 Each prints one line of JSON, the last of its output. Nothing is written but what the command names.
 """
 
-import glob
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
+from typing import Any, Callable, Dict, List, Optional
 
 
-def facts():
-    """Return what the board says of itself now: model, software, clocks, temperature, throttling, memory and disk."""
-    found = {
-        "model": _text("/proc/device-tree/model").strip("\0") or platform.node(),
-        "machine": platform.machine(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "l4t": _text("/etc/nv_tegra_release").split("\n")[0],
-        "cores": os.cpu_count(),
-        "governors": sorted(set(_texts("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))),
-        "clocks_khz": [int(t) for t in _texts("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")],
-        "clocks_most_khz": [int(t) for t in _texts("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_max_freq")],
-        "temperatures_c": _temperatures(),
-        "throttled": _throttled(),
-        "power_mode": _said("nvpmodel", "-q").replace("\n", " ") or None,
-        "memory_free_bytes": _memory("MemAvailable"),
-        "memory_bytes": _memory("MemTotal"),
-        "disk_free_bytes": _disk("."),
-        "onnxruntime": None,
-    }
-    try:
-        import onnxruntime
+def time_models(asked: Dict[str, Any]) -> Dict[str, Any]:
+    """Time models in turns, their order rotating, and return milliseconds of every run: {model: rounds of runs}.
 
-        found["onnxruntime"] = onnxruntime.__version__
-    except ImportError as error:
-        found["onnxruntime_error"] = str(error)
-    return found
-
-
-def time_models(asked):
-    """Time models in turns, their order rotating, and return milliseconds of every run: {model: rounds of runs}."""
+    ``stolen`` is the share of our threads' time that other processes can have taken; None where that is not known.
+    """
     import numpy
 
     calls = {}
@@ -57,18 +29,24 @@ def time_models(asked):
         calls[name] = lambda session=session, feed=feed: session.run(None, feed)
     runs = {name: _warm_up(call, asked) for name, call in calls.items()}
     names = list(calls)
-    times = {name: [] for name in names}
+    times = {name: [] for name in names}  # type: Dict[str, List[List[float]]]
     before, start = _stolen_ticks(), time.perf_counter()
     for turn in range(asked["rounds"]):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
             times[name].append(_round(calls[name], runs[name]))
     elapsed = time.perf_counter() - start
-    stolen = None if before is None else (_stolen_ticks() - before) / os.sysconf("SC_CLK_TCK") / elapsed
-    return {"times": times, "stolen": stolen}
+    after = _stolen_ticks()
+    stolen = None
+    if before is not None and after is not None:
+        # others slow us down only once they want more than the cores that we leave free
+        spare = max((os.cpu_count() or 1) - asked["threads"], 0)
+        others = (after - before) / os.sysconf("SC_CLK_TCK") / elapsed
+        stolen = max(others - spare, 0.0) / asked["threads"]
+    return {"times": times, "stolen": stolen, "onnxruntime": _version(), "python": platform.python_version()}
 
 
-def predict(asked):
+def predict(asked: Dict[str, Any]) -> Dict[str, int]:
     """Run every image of a file, shape (n, C, H, W), and write the first outputs, shape (n, ...), to another."""
     import numpy
 
@@ -86,7 +64,13 @@ def predict(asked):
     return {"images": len(images)}
 
 
-def _session(path, threads):
+def _version() -> str:
+    import onnxruntime
+
+    return str(onnxruntime.__version__)
+
+
+def _session(path: str, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,7 +80,7 @@ def _session(path, threads):
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _warm_up(call, asked):
+def _warm_up(call: Callable[[], object], asked: Dict[str, Any]) -> int:
     """Run a few times and return how many runs make a round."""
     took = []
     for _ in range(asked["warmup"]):
@@ -107,7 +91,7 @@ def _warm_up(call, asked):
     return int(round(min(max(asked["seconds"] / middle, 2), 200)))
 
 
-def _round(call, runs):
+def _round(call: Callable[[], object], runs: int) -> List[float]:
     call()  # brings the weights back into the cache
     found = []
     for _ in range(runs):
@@ -117,7 +101,7 @@ def _round(call, runs):
     return found
 
 
-def _stolen_ticks():
+def _stolen_ticks() -> Optional[float]:
     """Return the clock ticks that other processes have used so far; None where that cannot be known."""
     fields = _text("/proc/stat").split("\n")[0].split()[1:]
     if len(fields) < 8:
@@ -127,38 +111,7 @@ def _stolen_ticks():
     return busy - (own[0] + own[1]) * os.sysconf("SC_CLK_TCK")
 
 
-def _temperatures():
-    found = {}
-    for folder in sorted(glob.glob("/sys/class/thermal/thermal_zone*")):
-        name, value = _text(folder + "/type").strip(), _text(folder + "/temp").strip()
-        if name and value.lstrip("-").isdigit():
-            found[name] = int(value) / 1000.0
-    return found
-
-
-def _throttled():
-    """Return the Raspberry Pi's own word (0x0 is "never since it was switched on"); None elsewhere."""
-    said = _said("vcgencmd", "get_throttled")
-    return said.partition("=")[2].strip() or None
-
-
-def _memory(field):
-    for line in _text("/proc/meminfo").split("\n"):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _disk(path):
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
-
-
-def _texts(pattern):
-    return [text.strip() for text in map(_text, sorted(glob.glob(pattern))) if text.strip()]
-
-
-def _text(path):
+def _text(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -166,16 +119,8 @@ def _text(path):
         return ""
 
 
-def _said(*command):
-    try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
-
-
 if __name__ == "__main__":
-    COMMANDS = {"facts": lambda asked: facts(), "time": time_models, "predict": predict}
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        sys.exit("usage: onboard.py facts|time|predict [JSON]")
-    print("\n" + json.dumps(COMMANDS[sys.argv[1]](json.loads(sys.argv[2]) if len(sys.argv) > 2 else None)))
+    COMMANDS = {"time": time_models, "predict": predict}
+    if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
+        sys.exit("usage: onboard.py time|predict JSON")
+    print("\n" + json.dumps(COMMANDS[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -85,7 +85,7 @@ class Ina3221(Sensor):
 
 
 def _old_rails(root: Path) -> dict[str, tuple[Path, ...]]:
-    found = {}
+    found: dict[str, tuple[Path, ...]] = {}
     for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")):
         number = label.name.rpartition("_")[2]
         found[label.read_text().strip()] = (label.with_name(f"in_power{number}_input"),)

@@ -7,6 +7,7 @@ known_hosts does not know.
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 import shlex
 import subprocess
@@ -179,6 +180,11 @@ class Lease:
     def give_back(self, owner: str) -> None:
         """Remove our folder and let the next one in."""
         self.board.run(["sh", "-c", _GIVE_BACK, "sh", self.folder, owner], 60)
+
+
+def lease_name(path: Path) -> str:
+    """Return the name under which the build at ``path`` of this machine uses boards: the same one after a kill."""
+    return hashlib.sha256(f"{platform.node()}\0{path.resolve()}".encode()).hexdigest()[:12]
 
 
 _TAKE = """set -e

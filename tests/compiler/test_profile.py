@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgeprune.compiler import profile as module
+from edgeprune.benches import here as module
 from edgeprune.compiler.profile import profile_artifact
 from edgeprune.errors import BadInput, BadModel
 from edgeprune.passes.base import Silent
@@ -18,7 +18,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Run the artifact once instead of timing it; gives the thread counts asked for."""
     threads: list[int] = []
 
-    def interleave(calls: Any, count: int, conditions: Any) -> dict[str, Measurement]:
+    def interleave(calls: Any, count: int, seed: int, conditions: Any) -> dict[str, Measurement]:
         [(name, call)] = calls.items()
         call()
         threads.append(count)

@@ -68,8 +68,8 @@ MENDED: dict[str, tuple[str, str, onnx.ModelProto, Callable[[onnx.ModelProto], N
     ),
     "weights stored as int8": (
         "weight", "jetson-xavier",
-        graph(edit(QDQ, ("w, float[2] ws", "wi, float[2] ws"), ("    [w_q] wq = QuantizeLinear<axis = 0>(w, ws, wz)\n", ""),
-                   ("(wq, ws, wz)", "(wi, ws, wz)"))), None,
+        graph(edit(QDQ, ("w, float[2] ws", "wi, float[2] ws"), ("(wq, ws, wz)", "(wi, ws, wz)"),
+                   ("    [w_q] wq = QuantizeLinear<axis = 0>(w, ws, wz)\n", ""))), None,
     ),
 }  # fmt: skip
 
@@ -128,9 +128,9 @@ REFUSED: dict[str, tuple[str, str, onnx.ModelProto, str]] = {
     ),
     "asymmetric activations": (
         "zero-point", "jetson-xavier", graph(edit(QDQ, ("int8 z = {0}", "uint8 z = {128}"))),
-        "jetson-xavier cannot take this graph: [zero-point] a_q: its zero point is uint8 128, not int8 0: calibrate with "
-        "symmetric int8 activations; [zero-point] a_dq: its zero point is uint8 128, not int8 0: calibrate with symmetric "
-        "int8 activations",
+        "jetson-xavier cannot take this graph: [zero-point] a_q: its zero point is uint8 128, not int8 0: calibrate "
+        "with symmetric int8 activations; [zero-point] a_dq: its zero point is uint8 128, not int8 0: calibrate with "
+        "symmetric int8 activations",
     ),
     "a negative scale": (
         "scale", "jetson-xavier", graph(edit(QDQ, ("ws = {0.02, 0.03}", "ws = {-0.02, 0.03}"))),
@@ -141,7 +141,8 @@ REFUSED: dict[str, tuple[str, str, onnx.ModelProto, str]] = {
         "rtx cannot take this graph: [axis] w_dq: the weight of conv has its scales along axis 1, not 0",
     ),
     "a scale for each channel of an activation": (
-        "axis", "rtx", graph(edit(QDQ, ("(input, s, z)", "<axis = 1>(input, ws, wz)"), ("(q, s, z)", "<axis = 1>(q, ws, wz)"))),
+        "axis", "rtx",
+        graph(edit(QDQ, ("(input, s, z)", "<axis = 1>(input, ws, wz)"), ("(q, s, z)", "<axis = 1>(q, ws, wz)"))),
         "rtx cannot take this graph: [axis] a_q: an activation has 2 scales; it may have one; "
         "[axis] a_dq: an activation has 2 scales; it may have one",
     ),

@@ -23,10 +23,10 @@ LOG = [
     "Total Weights Memory: 1320 bytes",
     "Total number of blocks in optimized block assignment: 1",
     "Layers:\n"
-    "Name: __myl_Cast_myl0_0, LayerType: kgen, Inputs: [ { Name: input, Dimensions: [1,2,4,4], Datatype: Float, Format: "
-    "(Linear) }], Outputs: [ { Name: q, Datatype: Int8 }], Metadata: [ONNX Layer: a_q]\n"
-    "Name: conv_myl0_1, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [1,4,4,4], Datatype: Int8, Format: (NHWC) "
-    "}], Constants: [ { Name: w, Datatype: Int8 }], Metadata: [ONNX Layer: conv][ONNX Layer: w_dq]\n"
+    "Name: __myl_Cast_myl0_0, LayerType: kgen, Inputs: [ { Name: input, Dimensions: [1,2,4,4], Datatype: Float, "
+    "Format: (Linear) }], Outputs: [ { Name: q, Datatype: Int8 }], Metadata: [ONNX Layer: a_q]\n"
+    "Name: conv_myl0_1, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [1,4,4,4], Datatype: Int8, Format: "
+    "(NHWC) }], Constants: [ { Name: w, Datatype: Int8 }], Metadata: [ONNX Layer: conv][ONNX Layer: w_dq]\n"
     "a line of another kind\n"
     "Name: late, LayerType: correlation, Inputs: [ { Name: x, Datatype: Half, Format: (NHWC) }], StreamId: 0",
 ]  # fmt: skip

@@ -111,7 +111,8 @@ def test_the_pmic_of_a_raspberry_pi_5() -> None:
     ("line", "power", "expected"),
     [
         (
-            "RAM 1409/3964MB (lfb 2x4MB) CPU [10%@102] GR3D_FREQ 0%@76 POM_5V_IN 2003/1990 POM_5V_GPU 0/0 POM_5V_CPU 8/9",
+            "RAM 1409/3964MB (lfb 2x4MB) CPU [10%@102] GR3D_FREQ 0%@76 "
+            "POM_5V_IN 2003/1990 POM_5V_GPU 0/0 POM_5V_CPU 8/9",
             NANO,
             {"POM_5V_IN": 2003.0, "POM_5V_GPU": 0.0, "POM_5V_CPU": 8.0},
         ),

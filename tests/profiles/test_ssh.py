@@ -74,8 +74,9 @@ class Sshd:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
-            f"PidFile {folder}/pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+            f"AuthorizedKeysFile {folder}/authorized\nPidFile {folder}/pid\n"
+            f"StrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         )
         self.known = folder / "known_hosts"
         self.know(folder / "host.pub")
@@ -160,7 +161,8 @@ def test_a_file_that_is_not_there(sshd: Sshd, tmp_path: Path) -> None:
 def test_an_unknown_host_key_is_refused_with_advice(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     stranger = replace(
-        sshd.board, options=(*tuple(o for o in sshd.board.options if "UserKnown" not in o), f"UserKnownHostsFile={tmp_path / 'empty'}"),
+        sshd.board,
+        options=(*(o for o in sshd.board.options if "UserKnown" not in o), f"UserKnownHostsFile={tmp_path / 'empty'}"),
     )  # fmt: skip
     with pytest.raises(Lacking, match=r"its host key is not known: connect once with `ssh -p \d+ .*@127\.0\.0\.1`"):
         stranger.run(["true"], 20)

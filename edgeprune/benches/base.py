@@ -1,0 +1,85 @@
+"""The contract of a bench: run finished graphs, time them, and make what the target wants beside the graph."""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeprune import find
+from edgeprune.backends.base import Artifact, Backend, LayerTime
+from edgeprune.model import OnnxModel, Runner
+from edgeprune.profiles.board import Board
+from edgeprune.report import Measurement
+
+Source = Literal["measured", "estimated"]
+
+
+class Bench(ABC):
+    """A place to run graphs for ``board``, with ``threads`` threads; ``seed`` draws the intervals of its figures.
+
+    ``backend`` is the target's runtime, ``runner`` the one that computes here: another where the target is elsewhere.
+    What is emitted lies in a folder that goes with the bench: close it.
+    """
+
+    source: Source = "measured"
+    """What its times are."""
+
+    def __init__(self, board: Board, threads: int = 1, seed: int = 0) -> None:
+        self.board, self.threads, self.seed = board, threads, seed
+        self.backend: Backend = find.find("backends", board.backend)()
+        self.runner = self.backend
+        self._scratch = tempfile.TemporaryDirectory(prefix="edgeprune-")
+        self._artifacts: dict[str, Artifact] = {}
+
+    def close(self) -> None:
+        """Take what was emitted away."""
+        self._scratch.cleanup()
+
+    @property
+    def identity(self) -> str:
+        """Which of several machines of the board's kind this is; decisions by one's clock are not another's."""
+        return ""
+
+    def emit(self, model: OnnxModel) -> Artifact:
+        """Emit a graph for the runner, once."""
+        digest = model.digest()
+        if digest not in self._artifacts:
+            self._artifacts[digest] = self.runner.emit(model, self.board, Path(self._scratch.name) / digest)
+        return self._artifacts[digest]
+
+    @contextmanager
+    def open(self, model: OnnxModel) -> Iterator[Runner]:
+        """Load a graph on the runner."""
+        with self.runner.open(self.emit(model), self.threads) as runner:
+            yield runner
+
+    def precisions(self, model: OnnxModel) -> Mapping[str, int]:
+        """Count the convolutions by the precision they run in."""
+        return self.emit(model).precisions
+
+    @abstractmethod
+    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
+        """Time graphs batch by batch, in turns; ratios are against the first. Unavailable where nothing is known."""
+
+    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+        """Return what each layer takes, in order; empty where that cannot be told."""
+        return ()
+
+    def peak_memory_bytes(self, model: OnnxModel) -> int | None:
+        """Return the peak resident memory of loading and running a graph in a fresh process; None if unknown."""
+        return None
+
+    def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
+        """Write what the target wants into ``directory``: the graph as it reads it, an engine, the way to build it.
+
+        None where the graph is all it wants.
+        """
+        return None
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what belongs to every figure of this bench."""
+        return {"runtime": self.backend.name, "board": self.board.name}

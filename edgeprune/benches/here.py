@@ -1,0 +1,45 @@
+"""This machine: the target's own runtime, timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+
+from edgeprune.backends.base import LayerTime
+from edgeprune.benches.base import Bench
+from edgeprune.model import OnnxModel
+from edgeprune.profiles.measure import interleave
+from edgeprune.report import Measurement
+
+
+class Here(Bench):
+    """Runs and times on this machine."""
+
+    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
+        """Time graphs interleaved (see ``profiles.measure``)."""
+        with ExitStack() as stack:
+            calls: dict[str, Callable[[], object]] = {}
+            for name, model in models.items():
+                runner = stack.enter_context(self.open(model))
+                image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
+                calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
+            return interleave(calls, self.threads, self.seed, self.conditions())
+
+    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+        """Return the runtime's own profile."""
+        return self.backend.layer_times(self.emit(model), self.threads)
+
+    def peak_memory_bytes(self, model: OnnxModel) -> int | None:
+        """Return what loading and running adds to a fresh process."""
+        return self.backend.peak_memory_bytes(self.emit(model), self.threads)
+
+    def conditions(self) -> dict[str, Any]:
+        """Name runtime, version and processor."""
+        return {
+            "runtime": self.backend.name,
+            "version": self.backend.version(),
+            "processor": self.board.detected.get("cpu"),
+        }
