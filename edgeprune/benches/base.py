@@ -44,6 +44,10 @@ class Bench(ABC):
         """Which of several machines of the board's kind this is; decisions by one's clock are not another's."""
         return ""
 
+    def processor(self) -> Mapping[str, Any]:
+        """Return what is known of the processor that computes the scores."""
+        return self.board.detected
+
     def emit(self, model: OnnxModel) -> Artifact:
         """Emit a graph for the runner, once."""
         digest = model.digest()

@@ -6,13 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgeprune import find
 from edgeprune.backends.base import Artifact, LayerTime
 from edgeprune.benches.base import Bench, Source
 from edgeprune.dialects.kernels import kernels_of
 from edgeprune.model import OnnxModel
-from edgeprune.profiles.board import Board
+from edgeprune.profiles.board import Board, load
 from edgeprune.profiles.roofline import estimate_ms, kernel_ms
 from edgeprune.report import Latency, Measurement
 
@@ -25,6 +26,10 @@ class Estimate(Bench):
     def __init__(self, board: Board, threads: int = 1, seed: int = 0) -> None:
         super().__init__(board, threads, seed)
         self.runner = find.find("backends", "onnxruntime")()
+
+    def processor(self) -> Mapping[str, Any]:
+        """This machine's, whatever the target is."""
+        return load("host-cpu").detected
 
     def precisions(self, model: OnnxModel) -> Mapping[str, int]:
         """Count the convolutions by what the graph asks them to compute in; the target's builder has the last word."""

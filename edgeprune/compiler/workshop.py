@@ -24,7 +24,6 @@ from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
 from edgeprune.passes.base import Context, Progress
-from edgeprune.profiles import board as boards
 from edgeprune.profiles.board import Board
 from edgeprune.report import Candidate, Measurement, Score, ScoreReport, StepRecord
 from edgeprune.tasks.base import Split, Task
@@ -137,8 +136,7 @@ class Workshop:
             code_digest([task, *original.module.modules()]),
             versions(),
         )
-        here = boards.load("host-cpu").detected
-        detected = {name: here.get(name) for name in ("cpu", "machine", "isa")}
+        detected = {name: self.bench.processor().get(name) for name in ("cpu", "machine", "isa")}
         self._base = key(
             self.identity,
             means.board.model_dump(exclude={"detected"}),

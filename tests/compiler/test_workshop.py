@@ -174,7 +174,7 @@ def test_a_candidate_is_finished_counted_and_scored_once(
             row = shop.describe(shop.source)
             assert row.score is not None and row.score.drop == 0.0
             assert row.held_floor is True
-            scratch = Path(shop._scratch.name)
+            scratch = Path(shop.bench._scratch.name)
         assert not scratch.exists()
     first, again = found
     assert scored == ["search"]
