@@ -22,6 +22,7 @@ BOARD = Board(
     name="test-board",
     description="a processor for tests",
     backend="onnxruntime",
+    local=True,
     opset=18,
     ir_version=10,
     precisions=("fp32", "int8"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from edgeprune.budget import Budget
+from edgeprune.budget import Budget, Cost
 from edgeprune.model import OnnxModel, Predict, TorchModel
 from edgeprune.profiles.board import Board
 from edgeprune.report import Measurement, Score
