@@ -65,7 +65,9 @@ def open_request(request: Request, module: nn.Module | TorchModel | None = None,
         if warm_batchnorm(original, request.seed):
             notes.append("the model is untrained: its batch norms were warmed up on synthetic input")
         task = Synthetic(original, request.seed)
-        notes.append("no --data: the accuracy floor is unchecked; nothing is trained, searched or lowered to int8")
+        done = "trained or searched, and int8 is what that build made of it"
+        done = done if loaded.kind == "build" else "trained, searched or lowered to int8"
+        notes.append(f"no --data: the accuracy floor is unchecked; nothing is {done}")
     else:
         original = dataclasses.replace(original, spec=_merged(original.spec, task.spec()))
         check = getattr(task, "check_model", None)

@@ -84,15 +84,21 @@ def _kernel(
 
 def _precision(node: onnx.NodeProto, view: Graph, types: dict[str, int], rest: Precision) -> Precision:
     considered = node.input[:2] if node.op_type in _MULTIPLYING else node.input[:1]
-    if considered and all(view.producer(name, "DequantizeLinear") is not None for name in considered):
+    if considered and all(_dequantized(view, name) for name in considered):
         return "int8"
     return _STORED.get(types.get(node.output[0], 0), rest)
+
+
+def _dequantized(view: Graph, name: str) -> bool:
+    """Whether a tensor comes out of DequantizeLinear, if need be through a Cast to fp16."""
+    cast = view.producer(name, "Cast")
+    return view.producer(name if cast is None else cast.input[0], "DequantizeLinear") is not None
 
 
 def _is_weight(view: Graph, name: str) -> bool:
     """Return whether a tensor is a constant behind Q/DQ nodes."""
     node = view.producers.get(name)
-    while node is not None and node.op_type in _QDQ:
+    while node is not None and node.op_type in (*_QDQ, "Cast"):
         if node.input[0] in view.constants:
             return True
         node = view.producers.get(node.input[0])

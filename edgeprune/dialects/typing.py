@@ -29,6 +29,8 @@ def to_half(proto: onnx.ModelProto) -> onnx.ModelProto:
     half = ONNXModel(convert_float_to_float16(copy, keep_io_types=True, op_block_list=_QDQ))
     half.topological_sort()
     result: onnx.ModelProto = half.model
+    del result.graph.value_info[:]  # some still speak of float32
+    _without_idle_casts(result.graph)
     return result
 
 
@@ -65,6 +67,22 @@ def precisions(proto: onnx.ModelProto) -> tuple[Precision, ...]:
             kinds |= {_HALVES[a.i] for a in node.attribute if a.name == "to" and a.i in _HALVES}
     known: tuple[Precision, ...] = ("fp16", "bf16", "int8")
     return tuple(one for one in known if one in kinds)
+
+
+def _without_idle_casts(graph: onnx.GraphProto) -> None:
+    """Take away casts of constants to the type that they have, in place: the converter puts them before Q nodes."""
+    types = {i.name: i.data_type for i in graph.initializer}
+    idle = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Cast" and types.get(node.input[0]) == next(a.i for a in node.attribute if a.name == "to")
+    }
+    kept = [node for node in graph.node if node.output[0] not in idle]
+    for node in kept:
+        for i, name in enumerate(node.input):
+            node.input[i] = idle.get(name, name)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _without_casts(graph: onnx.GraphProto) -> None:

@@ -13,6 +13,8 @@ from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import METADATA_KEY, OnnxModel
 
+_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ONE_NAME = {"GlobalAveragePool": "mean", "ReduceMean": "mean", "Flatten": "reshape"}
 PROTOBUF_LIMIT = 2**31 - 1
 """Bytes a protobuf message, and so an ONNX file of one piece, may hold."""
 
@@ -40,19 +42,33 @@ def name_nodes(graph: onnx.GraphProto) -> None:
     """Name each node after the module whose weight it reads, else after its operator and a count.
 
     torch's exporters number nodes by a counter over every rewrite, so their names change from version to
-    version; a recipe names nodes and must outlive that.
+    version; a recipe names nodes and must outlive that. It must fit the export for another target too, so what the two
+    exporters write in two ways has one name, and a weight that the older one has folded a batch norm into, and named
+    anew, is told by the scope in its node's name.
     """
     weights = {i.name for i in graph.initializer if i.name.endswith(".weight")}
     counts: Counter[str] = Counter()
     taken: set[str] = set()
     for node in graph.node:
-        owner = next((i.removesuffix(".weight") for i in node.input if i in weights), None)
-        stem = node.op_type.lower() if owner is None else owner
+        owner = next((i.removesuffix(".weight") for i in node.input if i in weights), None) or _scope(node)
+        stem = _ONE_NAME.get(node.op_type, node.op_type.lower()) if owner is None else owner
         node.name = f"{stem}_0" if owner is None else stem
         while node.name in taken:
             counts[stem] += 1
             node.name = f"{stem}_{counts[stem]}"
         taken.add(node.name)
+
+
+def _scope(node: onnx.NodeProto) -> str | None:
+    """Return the module that a layer was traced in, from a name such as /layer1/layer1.0/conv1/Conv; None without."""
+    if node.op_type not in _WEIGHTED or not node.name.startswith("/"):
+        return None
+    parts: list[str] = []
+    for part in node.name.split("/")[1:-1]:
+        if parts and part.startswith(f"{parts[-1]}."):  # a child of a Sequential repeats its parent
+            parts.pop()
+        parts.append(part)
+    return ".".join(parts) or None
 
 
 def write(proto: onnx.ModelProto, model: OnnxModel) -> OnnxModel:

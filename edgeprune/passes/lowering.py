@@ -7,6 +7,7 @@ milliseconds. Equal choices give equal bytes.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -141,17 +142,26 @@ def calibrate(
 def uncalibrated(path: Path, ranges: Mapping[str, tuple[float, float]], layout: Int8Layout) -> Lowering:
     """Return the graph at ``path`` with ranges that ``recorded`` gave for another export of the same network.
 
-    Layers with a tensor beside them that has none are no candidates.
+    Layers with a tensor beside them that has none are no candidates. Nodes without a weight are told by their order
+    alone: where the two graphs hold another number of a kind, none of that kind is believed.
     """
     proto = onnx.shape_inference.infer_shapes(onnx.load(path))
     makers = {output: node.name for node in proto.graph.node for output in node.output[:1]}
     makers |= {one.name: one.name for one in proto.graph.input}
+    here, there = (Counter(map(_kind, names)) for names in (makers.values(), ranges))
+    ranges = {name: span for name, span in ranges.items() if here[_kind(name)] == there[_kind(name)]}
     found = {
         tensor: (np.array(ranges[maker][0], np.float32), np.array(ranges[maker][1], np.float32))
         for tensor, maker in makers.items()
         if maker in ranges
     }
     return Lowering(proto, TensorsData(CalibrationMethod.MinMax, found), layout, "minmax")
+
+
+def _kind(name: str) -> str:
+    """Return what nodes that are told by their order have in common, such as relu of relu_3."""
+    kind, _, number = name.rpartition("_")
+    return kind if kind and number.isdigit() else name
 
 
 class _One:

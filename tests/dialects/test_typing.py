@@ -39,7 +39,9 @@ def test_there_and_back(body: str, half: tuple[str, ...]) -> None:
 def test_scales_stay_float32_where_opset_17_wants_them() -> None:
     strong = to_half(graph(QDQ, 17))
     types = {i.name: i.data_type for i in strong.graph.initializer}
-    assert types["s"] == types["ws"] == TensorProto.FLOAT and types["b"] == TensorProto.FLOAT16
+    assert types["s"] == types["ws"] == types["w"] == TensorProto.FLOAT and types["b"] == TensorProto.FLOAT16
+    [weight] = [node for node in strong.graph.node if node.name == "w_q"]
+    assert weight.input[0] == "w"  # and no Cast between, which would hide that it is a weight
 
 
 def test_the_given_graph_is_left_as_it_is() -> None:

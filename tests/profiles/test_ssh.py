@@ -1,23 +1,15 @@
 """Boards by SSH: URLs, and a real sshd on loopback with keys of its own."""
 
-import getpass
-import os
-import shutil
-import signal
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from loopback import Sshd, key, real
 
 from edgeprune.errors import BadOption, Lacking
 from edgeprune.profiles.ssh import CommandFailed, Lease, Ssh
-
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-real = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="OpenSSH's sshd is not installed")
 
 
 @pytest.mark.parametrize(
@@ -54,57 +46,6 @@ def test_what_is_no_url_of_a_board(url: str, sentence: str) -> None:
     with pytest.raises(BadOption) as caught:
         Ssh.parse(url)
     assert sentence in str(caught.value)
-
-
-def key(path: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path
-
-
-class Sshd:
-    """An sshd of ours on a free port of loopback; ``board`` is the way there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.process = folder, None
-        folder.mkdir(mode=0o700)
-        key(folder / "host")
-        mine = key(folder / "mine")
-        shutil.copy(f"{mine}.pub", folder / "authorized")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
-            f"AuthorizedKeysFile {folder}/authorized\nPidFile {folder}/pid\n"
-            f"StrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        )
-        self.known = folder / "known_hosts"
-        self.know(folder / "host.pub")
-        options = (f"UserKnownHostsFile={self.known}", "GlobalKnownHostsFile=/dev/null", f"IdentityFile={mine}",
-                   "IdentitiesOnly=yes")  # fmt: skip
-        self.board = replace(Ssh.parse(f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"), options=options, pause=0.1)
-
-    def know(self, public: Path) -> None:
-        self.known.write_text(f"[127.0.0.1]:{self.port} {' '.join(public.read_text().split()[:2])}\n")
-
-    def start(self) -> None:
-        Path("/run/sshd").mkdir(exist_ok=True) if os.getuid() == 0 else None
-        assert SSHD is not None
-        self.process = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", str(self.folder / "sshd_config")], stderr=subprocess.DEVNULL
-        )
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.05)
-        raise AssertionError("sshd did not start")
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(10)
-            self.process = None
 
 
 @pytest.fixture(scope="module")
