@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,18 @@ class OverSsh(Estimate):
     ) -> None:
         super().__init__(board, threads, seed)
         self.cache = cache or Path(self._scratch.name) / "cache"
-        self.ssh, self.lease, self.root = ssh, lease or Lease(ssh), root
+        self._socket = tempfile.TemporaryDirectory(prefix="ep-")
+        self.ssh = ssh.shared(Path(self._socket.name))
+        self.lease = replace(lease or Lease(ssh), board=self.ssh)
+        self.root = root
         self.owner = owner or lease_name(Path.cwd())
         self.progress = progress or Silent()
+
+    def close(self) -> None:
+        """Hang up, and take what was emitted away."""
+        self.ssh.hang_up()
+        self._socket.cleanup()
+        super().close()
 
     @property
     def identity(self) -> str:

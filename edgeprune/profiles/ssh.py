@@ -6,6 +6,8 @@ known_hosts does not know.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import platform
 import re
@@ -23,6 +25,9 @@ from edgeprune.files import write_atomic
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _SSH_FAILED = 255
+_LONGEST_SOCKET = 104
+"""Bytes of a socket's path, the smallest limit among systems; OpenSSH adds a name of 40 and a suffix of 17."""
+_SOCKET_NAME = 60
 _TRIES = 3
 _ADVICE = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is not the one in known_hosts: if the board was set up "
@@ -72,6 +77,23 @@ class Ssh:
     @property
     def _who(self) -> str:
         return f"{self.user}@{self.host}" if self.user else self.host
+
+    def shared(self, folder: Path) -> Ssh:
+        """Return the same way, on which all calls share one connection, whose socket lies in ``folder``.
+
+        Connecting takes a second on a slow board, and a session makes dozens of calls. Where the folder's name is too
+        long for a socket's, every call connects by itself.
+        """
+        if len(str(folder)) > _LONGEST_SOCKET - _SOCKET_NAME:
+            return self
+        options = ("ControlMaster=auto", f"ControlPath={folder}/%C", "ControlPersist=60")
+        return dataclasses.replace(self, options=(*self.options, *options))
+
+    def hang_up(self) -> None:
+        """End the shared connection, if there is one; files and processes there stay as they are."""
+        command = [*self._ssh()[:-2], "-O", "exit", "--", self._who]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=10)
 
     def run(self, command: Sequence[str], timeout: float, data: bytes = b"", again: bool = True) -> bytes:
         """Run a command, whose words arrive there as they are, and return what it prints.
