@@ -92,7 +92,8 @@ def use(asked: dict[str, str]) -> None:
     if "exportProfile" in asked:
         rows = [{"name": n.name, "timeMs": 5.0, "averageMs": 0.05, "percentage": 1.0} for n in nodes]
         rows = [row if VERSION < (8, 5) else {**row, "medianMs": 0.05} for row in rows]
-        Path(asked["exportProfile"]).write_text(json.dumps([{"count": 100}, *rows]))
+        lines = ["[", '  { "count" : 100 }', *(f", {json.dumps(row)}" for row in rows), "]"]
+        Path(asked["exportProfile"]).write_text("\n".join(lines))
     if "exportOutput" in asked:
         name, _, values = asked["loadInputs"].partition(":")
         session = onnxruntime.InferenceSession(content[len(MAGIC) :], providers=["CPUExecutionProvider"])

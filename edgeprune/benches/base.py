@@ -13,6 +13,7 @@ from edgeprune import find
 from edgeprune.backends.base import Artifact, Backend, LayerTime
 from edgeprune.model import OnnxModel, Runner
 from edgeprune.profiles.board import Board
+from edgeprune.profiles.energy import Energy
 from edgeprune.report import Measurement
 
 Source = Literal["measured", "estimated"]
@@ -76,6 +77,21 @@ class Bench(ABC):
     def peak_memory_bytes(self, model: OnnxModel) -> int | None:
         """Return the peak resident memory of loading and running a graph in a fresh process; None if unknown."""
         return None
+
+    def energy(self, model: OnnxModel) -> Energy | None:
+        """Return what one run takes, by a sensor that answers; None where there is none."""
+        return None
+
+    def complete(self, measured: Measurement, model: OnnxModel) -> Measurement:
+        """Return a measurement with what is taken of one graph by itself: peak memory and energy."""
+        update: dict[str, Any] = {"peak_memory_bytes": self.peak_memory_bytes(model)}
+        found = self.energy(model)
+        if found is not None:
+            more = {"sensor": found.sensor, "net_mj": found.net_mj, "idle_mw": found.idle_mw, "spread": found.spread,
+                    "windows": found.windows, "rails_mj": dict(found.rails)}  # fmt: skip
+            update |= {"energy_mj": found.total_mj, "power_mw": found.power_mw, "energy_source": "measured"}
+            update["conditions"] = {**measured.conditions, "energy": more}
+        return measured.model_copy(update=update)
 
     def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
         """Write what the target wants into ``directory``: the graph as it reads it, an engine, the way to build it.

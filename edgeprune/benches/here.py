@@ -11,6 +11,8 @@ import numpy as np
 from edgeprune.backends.base import LayerTime
 from edgeprune.benches.base import Bench
 from edgeprune.model import OnnxModel
+from edgeprune.profiles import energy, sensors
+from edgeprune.profiles.energy import Energy
 from edgeprune.profiles.measure import interleave
 from edgeprune.report import Measurement
 
@@ -35,6 +37,15 @@ class Here(Bench):
     def peak_memory_bytes(self, model: OnnxModel) -> int | None:
         """Return what loading and running adds to a fresh process."""
         return self.backend.peak_memory_bytes(self.emit(model), self.threads)
+
+    def energy(self, model: OnnxModel) -> Energy | None:
+        """Measure with the sensor that the board's file names, where it answers here."""
+        sensor = sensors.find(self.board.power)
+        if sensor is None:
+            return None
+        image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
+        with self.open(model) as runner:
+            return energy.measure(lambda: runner({"input": image}), sensor)
 
     def conditions(self) -> dict[str, Any]:
         """Name runtime, version and processor."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ class OnnxRuntimeBoard(OverSsh):
         versions = {key: told[key] for key in ("onnxruntime", "python")}
         return from_rounds(sessions, self.seed, {"threads": self.threads, **versions}, self.plan)
 
+    def work(self, model: OnnxModel, folder: str, seconds: float) -> tuple[Sequence[str], Callable[[], float]]:
+        """Loop over the graph in one process."""
+        asked = {"model": self._bring({"model": model}, folder)["model"], "threads": self.threads, "seconds": seconds,
+                 "result": "loop.json"}  # fmt: skip
+
+        def pace() -> float:
+            told = json.loads(self.ssh.run(["cat", "--", f"{folder}/loop.json"], 60))
+            return float(told["seconds"]) / max(int(told["runs"]), 1)
+
+        return [self.board.python, "onboard.py", "loop", json.dumps(asked)], pace
+
     def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
         """Run one batch there and here, and note by how much the outputs differ; the graph is all it wants."""
         images = np.random.default_rng(self.seed).standard_normal(model.spec.input_shape, np.float32)
@@ -51,9 +62,9 @@ class OnnxRuntimeBoard(OverSsh):
             self.ssh.get(f"{folder}/out.npy", Path(here) / "out.npy")
             found = np.load(Path(here) / "out.npy", allow_pickle=False)
         if found.shape != expected.shape:
-            raise Lacking(f"{self.ssh.target} gives outputs of shape {found.shape}, not {expected.shape}")
+            raise Lacking(f"{self.ssh.name} gives outputs of shape {found.shape}, not {expected.shape}")
         difference = float(np.abs(found - expected).max() / (expected.std() or 1.0))
-        note = f"the outputs on {self.ssh.target} differ from this machine's by {difference:.1e} of their spread"
+        note = f"the outputs on {self.ssh.name} differ from this machine's by {difference:.1e} of their spread"
         emitted = self.emit(model)
         return Artifact(emitted.path, model.spec, emitted.runtime, emitted.precisions, notes=(note,))
 
@@ -67,17 +78,16 @@ class OnnxRuntimeBoard(OverSsh):
 
     def _ask(self, command: str, asked: Mapping[str, Any], folder: str) -> Any:
         """Run the file on the board, in our folder, and return what it prints last."""
-        words = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", folder, self.board.python, "onboard.py", command]
         try:
-            printed = self.ssh.run([*words, json.dumps(asked)], 600)
+            printed = self._in(folder)([self.board.python, "onboard.py", command, json.dumps(asked)], 600)
         except CommandFailed as error:
             if "No module named" in error.errors:
                 package = error.errors.rpartition("No module named")[2].strip(" '\"\n")
                 raise Lacking(
-                    f"{self.ssh.target}: its {self.board.python} has no {package}; install it there with: "
+                    f"{self.ssh.name}: its {self.board.python} has no {package}; install it there with: "
                     f"{self.board.python} -m pip install {package}"
                 ) from error
             if error.code == 127:
-                raise Lacking(f"{self.ssh.target}: there is no {self.board.python}; install it there") from error
+                raise Lacking(f"{self.ssh.name}: there is no {self.board.python}; install it there") from error
             raise
         return json.loads(printed.decode().rstrip().rpartition("\n")[2])

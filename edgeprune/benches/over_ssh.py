@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,18 @@ from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.conditions import around, gather
+from edgeprune.profiles.energy import Energy, Protocol
+from edgeprune.profiles.remote_power import discover, mean_power, sample, whole
 from edgeprune.profiles.ssh import Lease, Ssh, lease_name
 from edgeprune.report import Measurement
 
 _SLACK = 3
 """Free memory and disk wanted, as a multiple of the files' size: what is read is held once more in RAM."""
 _LEAST = 64 * 2**20
+_SURE = 0.8
+"""Share of a window, at its end, in which the graph is sure to be running: before, it was loaded."""
+IN_FOLDER = 'cd "$1" && shift && exec "$@"'
+"""Shell text that runs its further arguments in the folder that is the first."""
 
 
 class OverSsh(Estimate):
@@ -36,6 +43,7 @@ class OverSsh(Estimate):
     """
 
     source: Source = "measured"
+    protocol = Protocol()
 
     def __init__(
         self,
@@ -67,7 +75,7 @@ class OverSsh(Estimate):
     @property
     def identity(self) -> str:
         """The board's address."""
-        return self.ssh.target
+        return self.ssh.name
 
     @contextmanager
     def leased(self) -> Iterator[str]:
@@ -83,7 +91,7 @@ class OverSsh(Estimate):
 
     def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
         """Time graphs on the board, in turns, with its conditions before and after."""
-        self.progress.note(f"timing on {self.ssh.target}: {', '.join(models)}")
+        self.progress.note(f"timing on {self.ssh.name}: {', '.join(models)}")
         with self.leased() as folder:
             before = self.facts()
             self._require_room(before, sum(model.path.stat().st_size for model in models.values()))
@@ -96,6 +104,55 @@ class OverSsh(Estimate):
     @abstractmethod
     def session(self, models: Mapping[str, OnnxModel], folder: str) -> dict[str, Measurement]:
         """Time graphs with the runtime of the board; ``folder`` there is ours."""
+
+    def energy(self, model: OnnxModel) -> Energy | None:
+        """Run a graph in windows and read the board's sensor beside it; None where there is none that answers.
+
+        Windows and idle time follow ``Protocol``; the mean power of a window's end, when it is sure to compute, times
+        the pace of the runs is the energy of one.
+        """
+        with self.leased() as folder:
+            run = self._in(folder)
+            sensor = discover(run, self.board.power, self.root)
+            if sensor is None:
+                return None
+            self.progress.note(f"measuring energy on {self.ssh.name} by {sensor.sensor.name}")
+            asked = self.protocol
+            command, pace = self.work(model, folder, asked.seconds)
+            found: list[tuple[float, float, dict[str, float]]] = []
+            while len(found) < asked.windows or (_spread(found) > asked.spread and len(found) < asked.most):
+                samples = sample(run, sensor, command, "power.txt", 60 + 3 * asked.seconds)
+                rails = mean_power(sensor, samples, asked.seconds * _SURE)
+                found.append((whole(sensor, rails), pace(), rails))
+                if found[-1][0] <= 0:
+                    self.progress.note(f"{sensor.sensor.name} on {self.ssh.name} does not move; energy is not measured")
+                    return None
+            resting = sample(run, sensor, ["sleep", f"{asked.seconds:g}"], "power.txt", 60 + asked.seconds)
+            idle = whole(sensor, mean_power(sensor, resting, asked.seconds))
+        power, seconds = statistics.median(p for p, _, _ in found), statistics.median(s for _, s, _ in found)
+        middle = min(found, key=lambda one: abs(one[0] - power))
+        return Energy(
+            total_mj=power * seconds,
+            net_mj=(power - idle) * seconds,
+            power_mw=power,
+            idle_mw=idle,
+            spread=_spread(found),
+            windows=len(found),
+            runs=round(len(found) * asked.seconds / seconds),
+            sensor=sensor.sensor.name,
+            rails={rail: one * seconds for rail, one in middle[2].items()},
+        )
+
+    @abstractmethod
+    def work(
+        self, model: OnnxModel, folder: str, seconds: float
+    ) -> tuple[Sequence[str], Callable[[], float]]:
+        """Return the command that runs a graph over and over for ``seconds`` in our folder, and what tells afterwards
+        how many seconds there are from one run to the next.
+        """
+
+    def _in(self, folder: str) -> Callable[[Sequence[str], float], bytes]:
+        return lambda words, timeout: self.ssh.run(["sh", "-c", IN_FOLDER, "sh", folder, *words], timeout)
 
     def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
         """Return nothing unless the board's runtime tells it: an estimate must not stand among measured figures."""
@@ -111,7 +168,7 @@ class OverSsh(Estimate):
 
     def conditions(self) -> dict[str, Any]:
         """Name the runtime and the board that was promised; what it says it is comes beside it."""
-        return {"runtime": self.backend.name, "target": self.board.name, "board": self.ssh.target}
+        return {"runtime": self.backend.name, "target": self.board.name, "board": self.ssh.name}
 
     def _require_room(self, facts: Mapping[str, Any], size: int) -> None:
         wanted = _SLACK * size + _LEAST
@@ -119,7 +176,11 @@ class OverSsh(Estimate):
             free = facts.get(name)
             if free is not None and free < wanted:
                 raise Lacking(
-                    f"{self.ssh.target} has {free / 2**20:.0f} MiB of {what} free, and {wanted / 2**20:.0f} MiB are "
+                    f"{self.ssh.name} has {free / 2**20:.0f} MiB of {what} free, and {wanted / 2**20:.0f} MiB are "
                     f"wanted; make room there"
                 )
 
+
+def _spread(found: Sequence[tuple[float, float, Mapping[str, float]]]) -> float:
+    each = [power * seconds for power, seconds, _ in found]
+    return statistics.stdev(each) / statistics.fmean(each) if len(each) > 1 else 0.0

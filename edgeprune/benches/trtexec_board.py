@@ -10,7 +10,7 @@ import shlex
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,6 @@ from edgeprune.profiles.ssh import CommandFailed
 from edgeprune.report import Measurement
 
 _FIND = 'for one in "$@"; do command -v "$one" && exit 0; done; exit 127'
-_IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 _BUILD_SECONDS = 3600
 _WORKSPACE_SHARE = 0.25
 """Of the board's free memory, for the builder's tactics; more would take it from the graph and the system."""
@@ -78,6 +77,17 @@ class TrtexecBoard(OverSsh):
         }
         return from_rounds([Rounds(times)], self.seed, conditions, self.plan)
 
+    def work(self, model: OnnxModel, folder: str, seconds: float) -> tuple[Sequence[str], Callable[[], float]]:
+        """Let trtexec run the engine back to back."""
+        built = self.built(model, folder)
+        command = self.tool().time(f"{built.stem}.engine", "times.json", seconds, self.warmup_ms)
+
+        def pace() -> float:
+            text = self.ssh.run(["cat", "--", f"{folder}/times.json"], 60).decode()
+            return trtexec.parse_pace(text, self.warmup_ms) / 1e3
+
+        return command, pace
+
     def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
         """Build the engine there, time its layers, see that it computes what this machine does, and bring it here."""
         tool = self.tool()
@@ -102,7 +112,7 @@ class TrtexecBoard(OverSsh):
         notes = [f"the engine's outputs differ from ONNX Runtime's by {difference:.1e} of their spread"]
         wanted = version_wanted(self.board)
         if tool.version[:2] != wanted[:2]:
-            notes.append(f"{self.ssh.target} has TensorRT {engine.version}; {self.board.name} was written for "
+            notes.append(f"{self.ssh.name} has TensorRT {engine.version}; {self.board.name} was written for "
                          f"{self.board.version}")
         return Artifact(engine.path, model.spec, self.backend.name, engine.precisions, (directory / "model.onnx",),
                         engine, tuple(notes))  # fmt: skip
@@ -127,13 +137,13 @@ class TrtexecBoard(OverSsh):
                 path = self.ssh.run(["sh", "-c", _FIND, "sh", trtexec.ON_BOARD, "trtexec"], 30).decode().strip()
             except CommandFailed as error:
                 raise Lacking(
-                    f"{self.ssh.target} has no trtexec, neither in {trtexec.ON_BOARD} nor on its PATH; install "
+                    f"{self.ssh.name} has no trtexec, neither in {trtexec.ON_BOARD} nor on its PATH; install "
                     f"TensorRT's samples there (JetPack: apt install tensorrt)"
                 ) from error
             version = trtexec.version_of(self.ssh.run([path, "--help"], 60).decode("utf-8", "replace"))
             if version[0] != version_wanted(self.board)[0]:
                 raise Lacking(
-                    f"{self.ssh.target} has TensorRT {'.'.join(map(str, version))}, and {self.board.name} is written "
+                    f"{self.ssh.name} has TensorRT {'.'.join(map(str, version))}, and {self.board.name} is written "
                     f"for {self.board.version}; choose the target that this board is, or give a TOML file of your own"
                 )
             self._found = path, version
@@ -154,7 +164,7 @@ class TrtexecBoard(OverSsh):
             command = self.tool().build(
                 graph.name, engine.name, asked, self._workspace_mib(), layers.name, "strong" in self.board.typing
             )
-            self.progress.note(f"building on {self.ssh.target}: {shlex.join(command)}")
+            self.progress.note(f"building on {self.ssh.name}: {shlex.join(command)}")
             start = time.perf_counter()
             said = self._run(command, folder, _BUILD_SECONDS)
             for one in (engine, layers):
@@ -179,7 +189,7 @@ class TrtexecBoard(OverSsh):
     def _run(self, command: Sequence[str], folder: str, timeout: float = 600) -> str:
         """Run trtexec in our folder and return what it says. Raises BadModel with its own reason when it fails."""
         try:
-            said = self.ssh.run(["sh", "-c", _IN_FOLDER, "sh", folder, *command], timeout).decode("utf-8", "replace")
+            said = self._in(folder)(command, timeout).decode("utf-8", "replace")
         except CommandFailed as error:
             trtexec.passed(error.code, f"{error.output}\n{error.errors}")
             raise

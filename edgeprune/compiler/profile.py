@@ -39,11 +39,11 @@ def profile_artifact(
         if bench.source == "measured":
             progress.note(f"timing {path} with {threads} thread{'s' * (threads > 1)}")
         measured = bench.measure({"artifact": model})["artifact"]
-        update = {"peak_memory_bytes": bench.peak_memory_bytes(model), "ratio": None, "ratio_interval": None}
+        alone = {"ratio": None, "ratio_interval": None}
         whole = Candidate(
             name=str(path),
             size_bytes=path.stat().st_size,
             precisions=dict(precisions),
-            measurement=measured.model_copy(update=update),
+            measurement=bench.complete(measured, model).model_copy(update=alone),
         )
         return whole, bench.layer_times(model)

@@ -67,6 +67,12 @@ def profile(candidate: Candidate, layers: Sequence[LayerTime]) -> RenderableType
         f"size {wording.size(candidate.size_bytes)}; peak memory {wording.size(found.peak_memory_bytes)}; "
         f"convolutions: {wording.precisions(candidate)}"
     )
+    if found.energy_mj is not None:
+        sensor = found.conditions.get("energy", {}).get("sensor", "")
+        head.append(
+            f"; energy a run {wording.millijoules(found.energy_mj)} at {(found.power_mw or 0) / 1e3:.2f} W "
+            f"({found.energy_source}, {sensor})"
+        )
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "operator", "time", "share"):
         table.add_column(title, justify="right" if title in ("time", "share") else "left", overflow="fold")

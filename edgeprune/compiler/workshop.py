@@ -266,9 +266,9 @@ class Workshop:
             finish(folder, [], {"measurement": found.model_dump(mode="json")})
             return found
 
-    def peak_memory(self, model: OnnxModel) -> int | None:
-        """Return the peak resident memory of loading and running a graph in a fresh process; None if unknown."""
-        return self.bench.peak_memory_bytes(model)
+    def complete(self, measured: Measurement, model: OnnxModel) -> Measurement:
+        """Return a measurement with what is taken of one graph by itself: peak memory and energy."""
+        return self.bench.complete(measured, model)
 
     def _journal(self, name: str) -> MutableMapping[str, float]:
         return Journal(self.store.folder / "journals" / f"{key(self.identity, name)}.jsonl")

@@ -132,13 +132,24 @@ def parse_times(text: str, warmup_ms: int) -> list[float]:
     return found
 
 
+def parse_pace(text: str, warmup_ms: int) -> float:
+    """Return the mean milliseconds from the start of one run to the start of the next, after the warm-up."""
+    starts = [float(row["startComputeMs"]) for row in _json(text, "--exportTimes")]
+    starts = [one for one in starts if one >= warmup_ms] or starts
+    if len(starts) < 2:
+        raise BadModel("trtexec timed too few runs to tell their pace")
+    return (starts[-1] - starts[0]) / (len(starts) - 1)
+
+
 def parse_profile(text: str) -> tuple[EngineLayer, ...]:
     """Return the layers of ``--exportProfile`` with their mean milliseconds.
 
     Names are not escaped in that file, so one with a quotation mark is read as it stands.
     """
-    mended = "\n".join(_escaped(line) for line in text.splitlines())
-    rows = _json(mended, "--exportProfile")
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        rows = _json("\n".join(_escaped(line) for line in text.splitlines()), "--exportProfile")
     try:
         return tuple(EngineLayer(row["name"], "", ms=float(row["averageMs"])) for row in rows if "name" in row)
     except (TypeError, KeyError, ValueError) as error:

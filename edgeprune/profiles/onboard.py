@@ -1,6 +1,7 @@
 """What runs on a board: Python 3.6 and its standard library, and for models the board's own onnxruntime.
 
     python3 onboard.py time '{"models": {"a": "a.onnx"}, "threads": 1, "rounds": 15, "seconds": 0.1, "warmup": 10}'
+    python3 onboard.py loop '{"model": "a.onnx", "threads": 1, "seconds": 5, "result": "loop.json"}'
     python3 onboard.py predict '{"model": "a.onnx", "threads": 1, "images": "in.npy", "outputs": "out.npy"}'
 
 Each prints one line of JSON, the last of its output. Nothing is written but what the command names.
@@ -44,6 +45,24 @@ def time_models(asked: Dict[str, Any]) -> Dict[str, Any]:
         others = (after - before) / os.sysconf("SC_CLK_TCK") / elapsed
         stolen = max(others - spare, 0.0) / asked["threads"]
     return {"times": times, "stolen": stolen, "onnxruntime": _version(), "python": platform.python_version()}
+
+
+def loop(asked: Dict[str, Any]) -> Dict[str, Any]:
+    """Run a model over and over for some seconds, and write how often and how long to the file ``result``."""
+    import numpy
+
+    session = _session(asked["model"], asked["threads"])
+    one = session.get_inputs()[0]
+    feed = {one.name: numpy.random.RandomState(0).standard_normal(one.shape).astype(numpy.float32)}
+    session.run(None, feed)
+    runs, start = 0, time.perf_counter()
+    while time.perf_counter() - start < asked["seconds"]:
+        session.run(None, feed)
+        runs += 1
+    told = {"runs": runs, "seconds": time.perf_counter() - start}
+    with open(asked["result"], "w", encoding="utf-8") as file:
+        json.dump(told, file)
+    return told
 
 
 def predict(asked: Dict[str, Any]) -> Dict[str, int]:
@@ -120,7 +139,7 @@ def _text(path: str) -> str:
 
 
 if __name__ == "__main__":
-    COMMANDS = {"time": time_models, "predict": predict}
+    COMMANDS = {"time": time_models, "loop": loop, "predict": predict}
     if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
-        sys.exit("usage: onboard.py time|predict JSON")
+        sys.exit("usage: onboard.py time|loop|predict JSON")
     print("\n" + json.dumps(COMMANDS[sys.argv[1]](json.loads(sys.argv[2]))))

@@ -75,6 +75,11 @@ class Ssh:
         return (f"-p {self.port} " if self.port else "") + self._who
 
     @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        return f"{self._who}:{self.port}" if self.port else self._who
+
+    @property
     def _who(self) -> str:
         return f"{self.user}@{self.host}" if self.user else self.host
 
@@ -196,7 +201,7 @@ class Lease:
             if held == owner:
                 return f"{self.folder}/{owner}"
             if self.clock() - start > self.wait:
-                raise Lacking(f"{self.board.target} is in use by {held}; its lease ends within {self.seconds} s")
+                raise Lacking(f"{self.board.name} is in use by {held}; its lease ends within {self.seconds} s")
             time.sleep(min(5.0, self.wait))
 
     def give_back(self, owner: str) -> None:

@@ -1,6 +1,7 @@
 """Boards behind a real sshd: ONNX Runtime there, and a stand-in for trtexec (SYNTHETIC) of four versions."""
 
 import getpass
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from edgeprune.benches.trtexec_board import TrtexecBoard
 from edgeprune.errors import BadModel, BadOption, Lacking
 from edgeprune.model import ModelSpec, OnnxModel
 from edgeprune.profiles import board as boards
+from edgeprune.profiles.energy import Protocol
 from edgeprune.profiles.measure import Plan
 from edgeprune.profiles.ssh import Lease
 
@@ -89,8 +91,9 @@ def test_onnx_runtime_times_there_with_the_boards_conditions(sshd: Sshd, tmp_pat
     for one in found.values():
         assert one.source == "measured" and one.latency_ms is not None and 0 < one.latency_ms.p50 < 1000
         assert one.conditions["runtime"] == "onnxruntime" and one.conditions["onnxruntime"]
-        assert one.conditions["machine"] and one.conditions["cores"] >= 1 and one.conditions["target"] == "raspberry-pi-4"
-        assert one.conditions["board"] == f"-p {sshd.port} {getpass.getuser()}@127.0.0.1"
+        assert one.conditions["machine"] and one.conditions["cores"] >= 1
+        assert one.conditions["target"] == "raspberry-pi-4"
+        assert one.conditions["board"] == f"{getpass.getuser()}@127.0.0.1:{sshd.port}"
     assert found["one"].ratio == 1.0 and found["two"].ratio is not None
     assert nothing_left(sshd)
 
@@ -109,7 +112,8 @@ def test_a_board_whose_python_has_no_onnxruntime(sshd: Sshd, tmp_path: Path) -> 
     python.chmod(0o755)
     bench = pi(sshd)
     bench.board = bench.board.model_copy(update={"python": str(python)})
-    with pytest.raises(Lacking, match=rf"its {python} has no numpy; install it there with: {python} -m pip install numpy"):
+    advice = f"its {python} has no numpy; install it there with: {python} -m pip install numpy"
+    with pytest.raises(Lacking, match=re.escape(advice)):
         bench.measure({"a": model(tmp_path)})
     bench.board = bench.board.model_copy(update={"python": "no-such-python"})
     with pytest.raises(Lacking, match="there is no no-such-python; install it there"):
@@ -199,7 +203,7 @@ def test_trtexec_gives_its_reason(tmp_path: Path) -> None:
     server = Sshd(tmp_path / "sshd", path=_bin(tmp_path / "bin", "8.5.2", "saveEngine"))
     server.start()
     try:
-        with pytest.raises(BadModel, match="trtexec failed .*: Error Code 2: made to fail"):
+        with pytest.raises(BadModel, match=r"trtexec failed .*: Error Code 2: made to fail"):
             jetson(server).measure({"one": model(tmp_path)})
         assert nothing_left(server)
     finally:
@@ -207,7 +211,8 @@ def test_trtexec_gives_its_reason(tmp_path: Path) -> None:
 
 
 def test_another_tensorrt_than_the_targets(sshd: Sshd, tmp_path: Path) -> None:
-    with pytest.raises(Lacking, match=r"has TensorRT 8\.5\.2, and jetson-orin is written for 10\.3\.0; choose the target"):
+    sentence = r"has TensorRT 8\.5\.2, and jetson-orin is written for 10\.3\.0; choose the target that this board is"
+    with pytest.raises(Lacking, match=sentence):
         jetson(sshd, "jetson-orin").measure({"one": model(tmp_path)})
 
 
@@ -219,6 +224,52 @@ def test_a_board_without_trtexec(sshd: Sshd, tmp_path: Path) -> None:
             jetson(server).measure({"one": model(tmp_path)})
     finally:
         server.stop()
+
+
+def rails(root: Path, values: dict[str, tuple[int, int]]) -> str:
+    """A tree of sysfs with an INA3221 as JetPack 5 shows it: millivolts and milliamperes by rail."""
+    for at, (name, (millivolts, milliamperes)) in enumerate(values.items()):
+        folder = root / f"sys/bus/i2c/drivers/ina3221/1-004{at // 3}/hwmon/hwmon{3 + at // 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, content in (("in{}_label", name), ("in{}_input", millivolts), ("curr{}_input", milliamperes)):
+            (folder / file.format(at % 3 + 1)).write_text(f"{content}\n")
+    return str(root)
+
+
+def test_energy_there_by_its_rails(sshd: Sshd, tmp_path: Path) -> None:
+    """Two watts on each of six rails, of which AGX Xavier's whole is the sum; the stand-in starts a run every 20 ms."""
+    names = boards.load("jetson-xavier").power.rails
+    bench = jetson(sshd, root=rails(tmp_path / "with a space", dict.fromkeys(names, (5000, 400))))
+    bench.protocol = Protocol(seconds=0.4, windows=2, most=2)
+    found = bench.energy(model(tmp_path))
+    assert found is not None and found.sensor == "ina3221" and found.windows == 2
+    assert found.power_mw == pytest.approx(12_000) and found.idle_mw == pytest.approx(12_000)
+    assert found.total_mj == pytest.approx(12_000 * 0.020) and found.net_mj == pytest.approx(0.0, abs=1e-6)
+    assert set(found.rails) == set(names) and found.rails["GPU"] == pytest.approx(40.0)
+    whole = bench.complete(bench.measure({"a": model(tmp_path)})["a"], model(tmp_path))
+    assert (whole.energy_source, whole.energy_mj) == ("measured", pytest.approx(240.0))
+    assert whole.conditions["energy"]["sensor"] == "ina3221" and whole.conditions["version"] == "8.5.2"
+    assert nothing_left(sshd)
+
+
+def test_a_counter_that_stands_still_is_no_measurement(sshd: Sshd, tmp_path: Path) -> None:
+    for number in (0, 1):
+        folder = tmp_path / f"sys/class/powercap/intel-rapl:{number}"
+        folder.mkdir(parents=True)
+        for name, content in (("name", f"package-{number}"), ("energy_uj", 5), ("max_energy_range_uj", 1000)):
+            (folder / name).write_text(f"{content}\n")
+    bench = pi(sshd, root=str(tmp_path))
+    bench.board = bench.board.model_copy(update={"power": boards.Power(sensor="rapl")})
+    bench.protocol = Protocol(seconds=0.4, windows=2, most=2)
+    assert bench.energy(model(tmp_path)) is None
+    assert bench.complete(bench.measure({"a": model(tmp_path)})["a"], model(tmp_path)).energy_source == "unavailable"
+
+
+def test_no_sensor_is_no_energy(sshd: Sshd, tmp_path: Path) -> None:
+    assert pi(sshd, root=str(tmp_path)).energy(model(tmp_path)) is None
+    partly = rails(tmp_path / "part", {"GPU": (5000, 400), "CPU": (5000, 400)})
+    assert jetson(sshd, root=partly).energy(model(tmp_path)) is None  # two rails are not the whole
+    assert nothing_left(sshd)
 
 
 def test_benches_by_target(sshd: Sshd) -> None:
