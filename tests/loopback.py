@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 
 from edgeprune.profiles.ssh import Ssh
 
+STAND_IN = Path(__file__).with_name("trtexec_stand_in.py")
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 real = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="OpenSSH's sshd is not installed")
 
@@ -90,3 +92,14 @@ class Sshd:
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(10)
             self.process = None
+
+
+def tools(folder: Path, version: str, fail: str = "") -> str:
+    """A folder with python3 and a trtexec of ``version``."""
+    for name, line in (
+        ("python3", f'exec {sys.executable} "$@"'),
+        ("trtexec", f'STAND_IN_VERSION={version} STAND_IN_FAIL={fail} exec {sys.executable} {STAND_IN} "$@"'),
+    ):
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    return str(folder)

@@ -67,7 +67,7 @@ def _engine(deployed: Artifact) -> EngineRow | None:
         seconds=engine.seconds,
         precisions=dict(engine.precisions),
         memory_bytes=dict(engine.memory),
-        layers=[KernelRow(name=x.name, kind=x.kind, precision=x.precision, nodes=x.nodes) for x in engine.layers],
+        layers=[KernelRow(**vars(layer)) for layer in engine.layers],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from loopback import Sshd, real
+from loopback import Sshd, real, tools
 from qdq_graphs import PLAIN, QDQ, graph
 
 from edgeprune.benches.choose import bench_for
@@ -25,14 +25,13 @@ from edgeprune.profiles.measure import Plan
 from edgeprune.profiles.ssh import Lease
 
 pytestmark = real
-STAND_IN = Path(__file__).parents[1] / "trtexec_stand_in.py"
 OPENED: list[Any] = []
 QUICK = Plan(rounds=3, round_seconds=0.002, warmup=2, attempts=1)
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    server = Sshd(tmp_path_factory.mktemp("sshd") / "own", path=_bin(tmp_path_factory.mktemp("bin"), "8.5.2"))
+    server = Sshd(tmp_path_factory.mktemp("sshd") / "own", path=tools(tmp_path_factory.mktemp("bin"), "8.5.2"))
     server.start()
     yield server
     server.stop()
@@ -49,17 +48,6 @@ def opened(bench: Any) -> Any:
     """Close a bench when its test is over."""
     OPENED.append(bench)
     return bench
-
-
-def _bin(folder: Path, version: str, fail: str = "") -> str:
-    """A folder with python3 and a trtexec of ``version``."""
-    for name, line in (
-        ("python3", f'exec {sys.executable} "$@"'),
-        ("trtexec", f'STAND_IN_VERSION={version} STAND_IN_FAIL={fail} exec {sys.executable} {STAND_IN} "$@"'),
-    ):
-        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
-        (folder / name).chmod(0o755)
-    return str(folder)
 
 
 def model(folder: Path, body: str = PLAIN, opset: int = 13, name: str = "a") -> OnnxModel:
@@ -151,7 +139,7 @@ def test_engines_are_built_timed_and_profiled_there(
     version: str, target: str, flag: str, precision: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bin").mkdir()
-    server = Sshd(tmp_path / "sshd", path=_bin(tmp_path / "bin", version))
+    server = Sshd(tmp_path / "sshd", path=tools(tmp_path / "bin", version))
     server.start()
     try:
         bench = jetson(server, "jetson-orin" if target == "nvidia" else target, cache=tmp_path / "cache")
@@ -200,7 +188,7 @@ def test_an_engine_is_built_once(sshd: Sshd, tmp_path: Path) -> None:
 
 def test_trtexec_gives_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    server = Sshd(tmp_path / "sshd", path=_bin(tmp_path / "bin", "8.5.2", "saveEngine"))
+    server = Sshd(tmp_path / "sshd", path=tools(tmp_path / "bin", "8.5.2", "saveEngine"))
     server.start()
     try:
         with pytest.raises(BadModel, match=r"trtexec failed .*: Error Code 2: made to fail"):
