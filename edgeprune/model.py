@@ -174,10 +174,14 @@ class TorchModel:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file of one piece; its precision is what its Cast and Q/DQ nodes say, never a flag passed sideways."""
+    """An ONNX file of one piece; its precision is what its Cast and Q/DQ nodes say, never a flag passed sideways.
+
+    ``runtime`` names the backend that is to run it where the target has several; empty for the target's first.
+    """
 
     path: Path
     spec: ModelSpec
+    runtime: str = ""
 
     @classmethod
     def read(cls, path: Path) -> OnnxModel:

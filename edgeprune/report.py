@@ -125,6 +125,7 @@ class Candidate(_Data):
         default_factory=dict, description="convolution count by precision that really runs"
     )
     measurement: Measurement = Measurement(source="unavailable")
+    runtime: str = Field("", description="the runtime that runs it")
     held_floor: bool | None = None
     chosen: bool = False
     note: str = Field("", description="why it was chosen, dropped or not built")

@@ -36,6 +36,7 @@ OWNERS = {
     "torch_pruning": {"tracing.py"},
     "onnx": {"model.py", "passes/", "dialects/", "backends/onnxruntime.py"},
     "onnxruntime": {"model.py", "passes/", "dialects/", "backends/", "profiles/onboard.py"},
+    "openvino": {"backends/"},
     "tensorrt_rtx": {"engines/rtx_child.py"},
     "pynvml": {"profiles/sensors.py"},
     "stable_baselines3": {"agents/"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -68,7 +71,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, artifact: Artifact, threads: int) -> AbstractContextManager[Runner]:
-        """Load the artifact with a fixed thread count; the runner may reuse its output buffers until the next call."""
+        """Load the artifact with a fixed thread count; what the runner returns is its caller's own."""
 
     @abstractmethod
     def layer_times(self, artifact: Artifact, threads: int, runs: int = 50) -> tuple[LayerTime, ...]:
@@ -80,3 +83,18 @@ class Backend(ABC):
     @abstractmethod
     def peak_memory_bytes(self, artifact: Artifact, threads: int) -> int | None:
         """Return the peak resident memory that loading and running costs a fresh process; None if it cannot be told."""
+
+
+def peak_memory_bytes(runtime: str, floats: str, artifact: Artifact, threads: int) -> int | None:
+    """Return what loading and running adds to the resident memory of a fresh process; None where it does not end well.
+
+    ``runtime`` is one that ``edgeprune.backends.peak`` knows, ``floats`` what it computes float layers in.
+    """
+    file = str(artifact.path.resolve())
+    command = [sys.executable, "-m", "edgeprune.backends.peak", runtime, floats, file, str(threads)]
+    root = Path(__file__).parents[2]  # where `edgeprune` lies, also for a source tree that is not installed
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=root)
+        return int(json.loads(done.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None

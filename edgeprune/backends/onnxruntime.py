@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from edgeprune.backends.base import Artifact, Backend, LayerTime
+from edgeprune.backends.base import Artifact, Backend, LayerTime, peak_memory_bytes
 from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Runner, first_line
@@ -86,13 +84,7 @@ class OnnxRuntime(Backend):
 
     def peak_memory_bytes(self, artifact: Artifact, threads: int) -> int | None:
         """Return what loading and running adds to the resident memory of a fresh process, at its peak."""
-        command = [sys.executable, "-m", "edgeprune.backends.peak", str(artifact.path.resolve()), str(threads)]
-        root = Path(__file__).parents[2]  # where `edgeprune` lies, also for a source tree that is not installed
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=root)
-            return int(json.loads(done.stdout))
-        except (OSError, subprocess.SubprocessError, ValueError):
-            return None
+        return peak_memory_bytes("onnxruntime", "f32", artifact, threads)
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

@@ -1,4 +1,4 @@
-"""``python -m edgeprune.backends.peak FILE THREADS``: load and run an ONNX file, print what that cost in memory.
+"""``python -m edgeprune.backends.peak RUNTIME FLOATS FILE THREADS``: load and run a file, print what memory that took.
 
 A process of its own, because a high-water mark never falls again; it imports no torch, whose own start would hide the
 model's cost.
@@ -11,15 +11,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import psutil
 
 _RUNS = 3
 
 
-def main(path: str, threads: int) -> int:
+def main(runtime: str, floats: str, path: str, threads: int) -> int:
     """Return the bytes by which the resident set's peak exceeded what the process held before it loaded the file."""
     process = psutil.Process()
+    if runtime == "openvino":
+        return _openvino(process, floats, path, threads)
+    import onnxruntime
+
     before = int(process.memory_info().rss)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -28,6 +31,19 @@ def main(path: str, threads: int) -> int:
     feeds = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()}
     for _ in range(_RUNS):
         session.run(None, feeds)
+    return max(_peak(process) - before, 0)
+
+
+def _openvino(process: psutil.Process, floats: str, path: str, threads: int) -> int:
+    import openvino
+
+    core = openvino.Core()
+    before = int(process.memory_info().rss)
+    options = {"INFERENCE_PRECISION_HINT": floats, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1"}
+    request = core.compile_model(path, "CPU", options).create_infer_request()
+    feeds = [np.zeros(tuple(one.shape), np.float32) for one in request.model_inputs]
+    for _ in range(_RUNS):
+        request.infer(feeds)
     return max(_peak(process) - before, 0)
 
 
@@ -47,4 +63,4 @@ def _peak(process: psutil.Process) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))))

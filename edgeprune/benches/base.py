@@ -51,15 +51,20 @@ class Bench(ABC):
 
     def emit(self, model: OnnxModel) -> Artifact:
         """Emit a graph for the runner, once."""
-        digest = model.digest()
-        if digest not in self._artifacts:
-            self._artifacts[digest] = self.runner.emit(model, self.board, Path(self._scratch.name) / digest)
-        return self._artifacts[digest]
+        name = model.digest() + model.runtime
+        if name not in self._artifacts:
+            self._artifacts[name] = self.runtime(model).emit(model, self.board, Path(self._scratch.name) / name)
+        return self._artifacts[name]
+
+    def runtime(self, model: OnnxModel) -> Backend:
+        """Return what runs a graph here: the runner, unless the graph names another."""
+        backend: Backend = find.find("backends", model.runtime)() if model.runtime else self.runner
+        return backend
 
     @contextmanager
     def open(self, model: OnnxModel) -> Iterator[Runner]:
         """Load a graph on the runner."""
-        with self.runner.open(self.emit(model), self.threads) as runner:
+        with self.runtime(model).open(self.emit(model), self.threads) as runner:
             yield runner
 
     def precisions(self, model: OnnxModel) -> Mapping[str, int]:

@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.backends.base import LayerTime
+from edgeprune.backends.base import Backend, LayerTime
 from edgeprune.benches.base import Bench
 from edgeprune.model import OnnxModel
 from edgeprune.profiles import energy, sensors
 from edgeprune.profiles.energy import Energy
 from edgeprune.profiles.measure import interleave
 from edgeprune.report import Measurement
+
+
+def _named(measured: Measurement, runtime: Backend) -> Measurement:
+    """Return a measurement that names what really ran."""
+    own = {"runtime": runtime.name, "version": runtime.version()}
+    return measured.model_copy(update={"conditions": {**measured.conditions, **own}})
 
 
 class Here(Bench):
@@ -28,15 +34,16 @@ class Here(Bench):
                 runner = stack.enter_context(self.open(model))
                 image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
                 calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
-            return interleave(calls, self.threads, self.seed, self.conditions())
+            found = interleave(calls, self.threads, self.seed, self.conditions())
+        return {name: _named(one, self.runtime(models[name])) for name, one in found.items()}
 
     def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
         """Return the runtime's own profile."""
-        return self.backend.layer_times(self.emit(model), self.threads)
+        return self.runtime(model).layer_times(self.emit(model), self.threads)
 
     def peak_memory_bytes(self, model: OnnxModel) -> int | None:
         """Return what loading and running adds to a fresh process."""
-        return self.backend.peak_memory_bytes(self.emit(model), self.threads)
+        return self.runtime(model).peak_memory_bytes(self.emit(model), self.threads)
 
     def energy(self, model: OnnxModel) -> Energy | None:
         """Measure with the sensor that the board's file names, where it answers here."""

@@ -33,6 +33,7 @@ PACKAGES = (
     "numpy",
     "onnx",
     "onnxruntime",
+    "openvino",
     "onnxscript",
     "torch-pruning",
     "stable-baselines3",

@@ -17,7 +17,7 @@ from edgeprune.agents.base import Agent
 from edgeprune.benches.base import Bench
 from edgeprune.benches.choose import bench_for
 from edgeprune.budget import Budget, Cost, Limit
-from edgeprune.compiler import replay, writing
+from edgeprune.compiler import replay, runtimes, writing
 from edgeprune.compiler.cache import require_writable, root
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.outcome import Choice, choose, conclude
@@ -122,10 +122,11 @@ def _compile(
         means = _means(request, opened, progress, recipe, bench)
         with Workshop(opened.original, opened.task, means, prepare=first, bench=bench) as workshop:
             if tools is None:
-                outcome = _as_given(workshop, passes or ())
+                outcome = _as_given(workshop, passes or (), (recipe or {}).get("runtime", ""))
             else:
                 try:
                     outcome = Strategy(workshop, tools).run()
+                    runtimes.offer(workshop, outcome)
                 except Infeasible as error:
                     writing.infeasible(request, opened, workshop, str(error))
                     raise
@@ -179,9 +180,12 @@ def _check_chain(passes: Sequence[AnyPass]) -> None:
     Pipeline(tuple(passes))
 
 
-def _as_given(workshop: Workshop, passes: Sequence[AnyPass]) -> Outcome:
-    """Run exactly these passes."""
-    return Outcome({"original": workshop.source, "result": workshop.finish("result", passes)})
+def _as_given(workshop: Workshop, passes: Sequence[AnyPass], runtime: str) -> Outcome:
+    """Run exactly these passes, for the runtime that a recipe names."""
+    result = workshop.finish("result", passes)
+    if runtime:
+        result = dataclasses.replace(workshop.on(result, runtime), name="result")
+    return Outcome({"original": workshop.source, "result": result})
 
 
 def _only(outcome: Outcome) -> Choice:

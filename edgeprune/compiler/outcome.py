@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeprune.budget import Basis, Check, verdict
+from edgeprune.compiler import runtimes
 from edgeprune.compiler.cache import versions
 from edgeprune.compiler.ceilings import exceeded
 from edgeprune.compiler.opening import Opened
@@ -56,10 +57,9 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
     remarks = {}
     broken: dict[str, list[str]] = {}
     speed: dict[str, float] = {}
-    for name in ORDER:
-        candidate = outcome.candidates.get(name)
-        if candidate is None:
-            continue
+    order = sorted(outcome.candidates, key=_place)
+    for name in order:
+        candidate = outcome.candidates[name]
         broken[name] = _broken(workshop, candidate)
         speed[name] = _speed(workshop, candidate)
         remarks[name] = "breaks " + ", ".join(broken[name]) if broken[name] else ""
@@ -73,7 +73,7 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
         return Choice(outcome.candidates[best], {**remarks, best: f"best found; {remarks[best]}"})
     fastest = min(speed[name] for name in eligible)
     near = GAIN if workshop.means.cost == "measured" else 1.0  # counts have no noise: there int8 need not be faster
-    equal = [name for name in ORDER if name in eligible and speed[name] <= fastest * near]
+    equal = [name for name in order if name in eligible and speed[name] <= fastest * near]
     best, why = equal[0], "the fastest that holds everything"
     if any(outcome.candidates[name].nonzero for name in equal):  # masks were asked for, and no clock shows what they do
         best = min(equal, key=lambda name: outcome.candidates[name].counts()["parameters"])
@@ -84,6 +84,12 @@ def choose(workshop: Workshop, outcome: Outcome) -> Choice:
                 workshop
             )
     return Choice(outcome.candidates[best], {**remarks, best: f"chosen: {why}"})
+
+
+def _place(name: str) -> int:
+    """Return how much was changed: the target's first runtime counts as less than any other."""
+    base, _, runtime = name.partition(", ")
+    return ORDER.index(base) + len(ORDER) * bool(runtime)
 
 
 def _unit(workshop: Workshop) -> str:
@@ -150,7 +156,8 @@ def conclude(
         )
         for c in outcome.candidates.values()
     ]
-    notes = [*opened.notes, *outcome.notes, *_noise(measured), *([MASKED] if masked else [])]
+    notes = [*opened.notes, *outcome.notes, *_noise(measured), *runtimes.remark(workshop, chosen.name, measured)]
+    notes += [MASKED] if masked else []
     return Report(
         verdict=word,
         basis=basis,

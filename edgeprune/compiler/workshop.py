@@ -213,6 +213,17 @@ class Workshop:
             layers.nonzero(upper),
         )
 
+    def on(self, candidate: Finished, runtime: str) -> Finished:
+        """Return a candidate as another runtime of the target's runs it: the same file, scored there."""
+        model = dataclasses.replace(candidate.model, runtime=runtime)
+        return dataclasses.replace(
+            candidate,
+            name=f"{candidate.name}, {runtime}",
+            model=model,
+            precisions=self.bench.precisions(model),
+            score=self.score(model, "search"),
+        )
+
     def _after(self, passes: Sequence[AnyPass]) -> str:
         name = self._base
         for one in passes:
@@ -223,7 +234,7 @@ class Workshop:
         """Score an emitted graph on the target's runtime; None without a task."""
         if self.task is None:
             return None
-        with self.store.open(key("score", self._runtime, model.digest(), split)) as folder:
+        with self.store.open(key("score", self._runtime, model.digest(), model.runtime, split)) as folder:
             if finished(folder):
                 saved = np.load(folder / "score.npz", allow_pickle=False)
                 replicates = saved.get("replicates")
@@ -257,7 +268,7 @@ class Workshop:
 
         The recorded Measurement carries its date; figures of the final report never come from here.
         """
-        name = key("measure", self._base, self.source.model.digest(), candidate.model.digest())
+        name = key("measure", self._base, self.source.model.digest(), candidate.model.digest(), candidate.model.runtime)
         with self.store.open(name) as folder:
             record = finished(folder)
             if record is not None:
@@ -316,6 +327,7 @@ class Workshop:
             measurement=measurement or Measurement(source="unavailable"),
             held_floor=self.holds(candidate),
             chosen=chosen,
+            runtime=candidate.model.runtime or self.bench.backend.name,
             note=note,
         )
 

@@ -163,6 +163,7 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
         "versions": versions(),
         "input_shape": list(opened.original.spec.input_shape),
         "cuts": chosen.torch.surgery.to_json() if chosen.torch else None,
+        "runtime": chosen.model.runtime,
         "ranges": chosen.fact("quantize", "ranges"),
         "passes": [{"pass": name, "options": options} for name, options in _decided(chosen)],
         "expect": {

@@ -62,18 +62,20 @@ class Power(_Data):
 class Board(_Data):
     """A target: its runtime, the precisions that really exist on it, what channel counts it likes, and its peaks.
 
-    ``local`` says that it is this machine. ``opset`` and ``ir_version`` are the highest that its runtime reads,
-    ``version`` is that of the runtime where the board dictates it. ``typing`` says whether TensorRT chooses the
-    precision by flags (weak) or takes it from the graph (strong). ``channel_multiples`` maps a
-    precision to the multiple below which fewer channels stop being faster. ``tera_ops`` are
-    dense 10^12 operations a second, two a MAC; ``launch_us`` is what starting one kernel costs.
-    ``python`` is the interpreter there that has the runtime, where the runtime is ONNX Runtime on another machine.
-    ``detected`` holds what was found on this machine, for the report; it is never read from the file.
+    ``backend`` is the runtime that everything is decided by; ``runtimes`` are others that may run what comes out, if
+    they are installed and faster. ``local`` says that it is this machine. ``opset`` and ``ir_version`` are the highest
+    that its runtime reads, ``version`` is that of the runtime where the board dictates it. ``typing`` says whether
+    TensorRT chooses the precision by flags (weak) or takes it from the graph (strong). ``channel_multiples`` maps a
+    precision to the multiple below which fewer channels stop being faster. ``tera_ops`` are dense 10^12 operations a
+    second, two a MAC; ``launch_us`` is what starting one kernel costs. ``python`` is the interpreter there that has the
+    runtime, where the runtime is ONNX Runtime on another machine. ``detected`` holds what was found on this machine,
+    for the report; it is never read from the file.
     """
 
     name: str
     description: str
     backend: str
+    runtimes: tuple[str, ...] = ()
     local: bool = False
     version: str = ""
     python: str = "python3"

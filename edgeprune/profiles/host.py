@@ -17,6 +17,7 @@ from edgeprune.profiles.board import Board
 _CPUINFO = Path("/proc/cpuinfo")
 _X86 = {"x86_64", "amd64", "i386", "i686"}
 _INT8_DOT = {"avx_vnni", "avx512_vnni"}
+_BF16 = {"avx512_bf16", "amx_bf16"}
 _FP16 = {"avx512_fp16", "asimdhp"}
 _SHOWN = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8",
           "asimd", "asimddp", "asimdhp", "i8mm", "sve")  # fmt: skip
@@ -26,6 +27,7 @@ def detect(board: Board) -> Board:
     """Return ``board`` with ``detected`` filled in and its precisions and int8 layout fitted to this machine.
 
     - ``int8.reduce_range`` is set on x86 without VNNI, whose 8-bit products saturate at 16 bits.
+    - the runtimes keep OpenVINO on x86 alone, and its bf16 where that is native.
     - ``fp16`` leaves the precisions where there is no fp16 arithmetic: the runtime would compute in fp32 between casts.
     """
     cpuinfo = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else _darwin_cpuinfo()
@@ -50,7 +52,10 @@ def fit(board: Board, machine: str, cpuinfo: str) -> Board:
     precisions = tuple(p for p in board.precisions if p != "fp16" or fp16)
     int8 = board.int8.model_copy(update={"reduce_range": saturates}) if board.int8 else None
     multiples = {p: n for p, n in board.channel_multiples.items() if p in precisions}
+    bf16 = bool(flags & _BF16) and machine in _X86
+    runtimes = tuple(one for one in board.runtimes if machine in _X86 and (bf16 or one != "openvino-bf16"))
     update = {"detected": detected, "precisions": precisions, "channel_multiples": multiples, "int8": int8}
+    update["runtimes"] = runtimes
     return board.model_copy(update=update)
 
 

@@ -119,8 +119,9 @@ def test_killed_while_a_file_is_on_its_way(at: Path, tmp_path: Path, sshd: Sshd)
     )
     (murder / "ssh").chmod(0o755)
     asked = arguments()
-    command = [sys.executable, "-m", "edgeprune", "compile", asked["model"], "--arch", asked["arch"], "--target",
-               "raspberry-pi-4", "--input", "1x3x12x12", "--board", sshd.url, "--out", str(tmp_path / "out"), "--quiet"]  # fmt: skip
+    command = [sys.executable, "-m", "edgeprune", "compile", asked["model"], "--arch", asked["arch"], "--input",
+               "1x3x12x12", "--target", "raspberry-pi-4", "--board", sshd.url, "--out", str(tmp_path / "out"),
+               "--quiet"]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, env={**environment, "PATH": f"{murder}:{path}"}, capture_output=True, timeout=300)
     assert first.returncode == -signal.SIGKILL
