@@ -1,5 +1,6 @@
 """The contract of every backend found, and what is particular to ONNX Runtime."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +12,41 @@ from torch import nn
 
 from edgeprune.backends.base import Backend
 from edgeprune.backends.onnxruntime import count_convolutions, session_options
-from edgeprune.errors import BadModel
+from edgeprune.errors import BadModel, Lacking, MissingPackage
 from edgeprune.find import find, names
 from edgeprune.model import ModelSpec, OnnxModel
 from edgeprune.passes.export import Export
+from edgeprune.profiles import board as boards
+
+
+def exported(folder: Path, board: boards.Board) -> OnnxModel:
+    module = torch_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4)))
+    return Export().run(module, replace(context(folder, module)[0], board=board))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
-    module = torch_model(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4)))
-    return Export().run(module, context(tmp_path_factory.mktemp("model"), module)[0])
+    return exported(tmp_path_factory.mktemp("model"), BOARD)
 
 
 @pytest.mark.parametrize("name", names("backends"))
-def test_every_backend_emits_opens_and_measures(name: str, model: OnnxModel, tmp_path: Path) -> None:
+def test_every_backend_emits_opens_and_measures(name: str, tmp_path: Path) -> None:
     backend = find("backends", name)()
     assert isinstance(backend, Backend) and backend.name == name
-    artifact = backend.emit(model, BOARD, tmp_path)
+    if backend.version() is None and backend.elsewhere(BOARD) is None:
+        pytest.skip(f"{name} is not installed")
+    own = next((b for b in map(boards.load, boards.names()) if b.backend == name), BOARD)
+    model, tmp_path = exported(tmp_path, own), tmp_path / "out"
+    artifact = backend.emit(model, own, tmp_path)
     assert artifact.path.parent == tmp_path and artifact.runtime == name and artifact.spec == model.spec
     assert artifact.size_bytes() == artifact.path.stat().st_size > 0
     assert sum(artifact.precisions.values()) in (0, 1), "the model has one convolution"
     image = np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)
+    if backend.elsewhere(own) is not None:
+        with pytest.raises(Lacking):
+            backend.open(artifact, 1)
+        assert artifact.notes or artifact.engine, "it says what is to be done with what it wrote"
+        return
     with backend.open(artifact, 1) as runner:
         first = {k: v.copy() for k, v in runner({"input": image}).items()}
         assert list(first) == ["output"] and first["output"].shape == (1, 4)
@@ -85,3 +100,46 @@ def test_convolutions_count_as_what_they_compute_in() -> None:
     ]
     proto = helper.make_model(helper.make_graph(nodes, "g", [], [], initializers))
     assert count_convolutions(proto) == {"fp16": 2, "fp32": 4, "int8": 2}
+
+
+openvino = pytest.mark.skipif(find("backends", "openvino")().version() is None, reason="openvino is not installed")
+
+
+@openvino
+@pytest.mark.parametrize(("name", "precision", "least", "most"), [("openvino", "fp32", 0.0, 1e-5),
+                                                                  ("openvino-bf16", "bf16", 1e-5, 5e-2)])  # fmt: skip
+def test_openvino_computes_in_what_it_says(
+    name: str, precision: str, least: float, most: float, model: OnnxModel, tmp_path: Path
+) -> None:
+    """Left to itself it runs float32 graphs in bf16 where the processor can: asked for float32, it must not."""
+    if name not in boards.load("host-cpu").runtimes:
+        pytest.skip("this processor has no bf16 arithmetic")
+    backend = find("backends", name)()
+    artifact = backend.emit(model, BOARD, tmp_path)
+    assert artifact.precisions == {precision: 1}
+    image = np.random.default_rng(0).standard_normal((1, 3, 16, 16), np.float32)
+    outputs = []
+    for one in (backend, find("backends", "onnxruntime")()):
+        with one.open(artifact, 1) as runner:
+            first = runner({"input": image})["output"]
+            runner({"input": -image})  # what it returned is the caller's own
+            outputs.append(first)
+    apart = np.abs(outputs[0] - outputs[1]).max() / outputs[1].std()
+    assert least <= apart <= most
+    layers = backend.layer_times(artifact, 1, runs=3)
+    assert layers and sum(layer.share for layer in layers) == pytest.approx(1.0)
+
+
+@openvino
+def test_openvino_refuses_what_it_cannot_load(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a model")
+    with pytest.raises(BadModel, match=r"^OpenVINO cannot load .*model\.onnx \(\w+: "):
+        find("backends", "openvino")().emit(OnnxModel(broken, ModelSpec((1, 3, 4, 4))), BOARD, tmp_path / "out")
+
+
+def test_openvino_that_is_not_installed(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = find("backends", "openvino")()
+    monkeypatch.setattr(type(backend), "version", lambda self: None)
+    with pytest.raises(MissingPackage, match="^the runtime openvino needs openvino; install it with: pip install"):
+        backend.emit(model, BOARD, tmp_path)

@@ -43,7 +43,7 @@ def test_what_is_out_of_reach_is_refused_before_any_search(
 def _grid(cost_model: CostModel, budget: Budget, multiple: int = 16, cost: str = "measured") -> CostModel:
     shop = Shop(cost_model, budget, cost)
     shop.means.board.widest_multiple = multiple
-    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize())
+    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize(), dialect=())
     return Ceilings(shop, tools, shop.finish("quantized-only", ())).grid(cost_model)  # type: ignore[arg-type]
 
 
@@ -59,7 +59,7 @@ def test_a_shape_is_lowered_where_the_quantized_candidate_is(
 ) -> None:
     shop = Shop(cost_model, Budget(0.01), "measured", lowered=("stem", "gone"))
     monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ("stem", "slow"))
-    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize())
+    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize(), dialect=())
     shape = Ceilings(shop, tools, shop.finish("quantized-only", ())).untrained("shape", [])  # type: ignore[arg-type]
     assert shape.passes[-1] == _Quantize(lowered=("stem",), method="percentile")
 
@@ -73,9 +73,10 @@ def uneven() -> CostModel:
     return trace(torch_model(tiny.network(), (1, 3, 12, 12)), (4,))
 
 
-def test_where_the_clock_decides_widths_are_aligned(uneven: CostModel) -> None:
+@pytest.mark.parametrize("cost", ["measured", "estimated"])
+def test_where_time_decides_widths_are_aligned(uneven: CostModel, cost: str) -> None:
     assert any(rung % 8 for rung in _rungs(uneven))
-    narrow = _grid(uneven, Budget(0.01), multiple=8)
+    narrow = _grid(uneven, Budget(0.01), 8, cost)
     assert _rungs(narrow)
     assert all(rung % 8 == 0 for rung in _rungs(narrow))
     assert [g.block for g in narrow.groups] == [g.block for g in uneven.groups]
@@ -85,7 +86,6 @@ def test_where_the_clock_decides_widths_are_aligned(uneven: CostModel) -> None:
     ("budget", "cost"),
     [
         (Budget(0.01), "macs"),
-        (Budget(0.01), "estimated"),
         (Budget(0.01, max_macs=Limit(0.5, True)), "measured"),
         (Budget(0.01, max_parameters=Limit(0.5, True)), "measured"),
     ],
