@@ -143,14 +143,15 @@ def from_rounds(
         least = {name: min(map(len, rounds)) for name, rounds in one.times.items()}
         times = {name: np.array([r[: least[name]] for r in rounds]) for name, rounds in one.times.items()}
         sat.append(_Session(times, one.stolen or 0.0))
-    best = min(sat, key=lambda session: session.noise(plan))
+    at = min(range(len(sat)), key=lambda one: sat[one].noise(plan))
+    best = sat[at]
     found = {
         **(conditions or {}),
         "rounds": len(next(iter(best.times.values()))),
         "sessions": len(sat),
         "spread": round(best.spread(), 4),
         "drift": round(best.drift(), 4),
-        "stolen": round(best.stolen, 4) if sessions[sat.index(best)].stolen is not None else None,
+        "stolen": round(best.stolen, 4) if sessions[at].stolen is not None else None,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     noisy = best.noise(plan) > 1.0

@@ -43,7 +43,8 @@ def test_what_is_out_of_reach_is_refused_before_any_search(
 def _grid(cost_model: CostModel, budget: Budget, multiple: int = 16, cost: str = "measured") -> CostModel:
     shop = Shop(cost_model, budget, cost)
     shop.means.board.widest_multiple = multiple
-    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize(), dialect=())
+    export = SimpleNamespace(name="export")
+    tools = SimpleNamespace(sparsify=Sparsify(), export=export, quantize=_Quantize(), dialect=())
     return Ceilings(shop, tools, shop.finish("quantized-only", ())).grid(cost_model)  # type: ignore[arg-type]
 
 
@@ -59,7 +60,8 @@ def test_a_shape_is_lowered_where_the_quantized_candidate_is(
 ) -> None:
     shop = Shop(cost_model, Budget(0.01), "measured", lowered=("stem", "gone"))
     monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ("stem", "slow"))
-    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize(), dialect=())
+    export = SimpleNamespace(name="export")
+    tools = SimpleNamespace(sparsify=Sparsify(), export=export, quantize=_Quantize(), dialect=())
     shape = Ceilings(shop, tools, shop.finish("quantized-only", ())).untrained("shape", [])  # type: ignore[arg-type]
     assert shape.passes[-1] == _Quantize(lowered=("stem",), method="percentile")
 

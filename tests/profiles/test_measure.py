@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from edgeprune.profiles.measure import Plan, cpu_seconds_of_others, interleave
+from edgeprune.profiles.measure import Plan, Rounds, cpu_seconds_of_others, from_rounds, interleave, quiet
 
 PLAN = Plan(rounds=15, round_seconds=0.02)
 
@@ -126,3 +126,23 @@ def test_the_real_clock_tells_work_from_more_work():
     found = interleave({"large": lambda: large @ large, "small": lambda: small @ small}, plan=plan)
     assert found["small"].ratio < 0.5
     assert cpu_seconds_of_others() >= 0.0
+
+
+def test_a_board_s_rounds_become_the_same_figures() -> None:
+    """What ``interleave`` finds here is found of times that come from elsewhere."""
+    times = {"original": [[2.0, 2.0, 2.0], [2.0, 2.0]], "small": [[0.5, 0.5], [0.5, 0.5, 9.0]]}
+    found = from_rounds([Rounds(times, 0.0)], conditions={"board": "pi"})
+    small = found["small"]
+    assert small.source == "measured" and not small.noisy and small.runs == 4
+    assert small.latency_ms.p50 == 0.5 and small.ratio == 0.25
+    assert small.conditions["board"] == "pi" and small.conditions["rounds"] == 2 and small.conditions["stolen"] == 0.0
+
+
+def test_of_a_board_s_sessions_the_quietest_counts() -> None:
+    loud = Rounds({"a": [[1.0, 1.0], [9.0, 9.0], [1.0, 1.0]]}, 0.0)
+    calm = Rounds({"a": [[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]}, None)
+    assert not quiet(loud) and quiet(calm) and not quiet(Rounds(calm.times, 0.9))
+    found = from_rounds([loud, calm])["a"]
+    assert found.latency_ms.p50 == 2.0 and not found.noisy
+    assert (found.conditions["sessions"], found.conditions["stolen"]) == (2, None), "what is unknown is not 0"
+    assert from_rounds([loud])["a"].noisy

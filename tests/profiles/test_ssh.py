@@ -174,3 +174,22 @@ def test_a_lease_that_has_run_out_is_cleaned_up(sshd: Sshd, tmp_path: Path) -> N
     (place / "dead" / "half.part").write_text("half")
     assert Lease(sshd.board, str(place), wait=0.0).take("next") == f"{place}/next"
     assert sorted(p.name for p in place.iterdir()) == ["lock", "next"]
+
+
+@real
+def test_calls_can_share_a_connection(sshd: Sshd, tmp_path: Path) -> None:
+    """The host's key is checked when it begins; hanging up ends it, and the next call connects anew."""
+    shared = sshd.board.shared(tmp_path)
+    ports = [way.run(["sh", "-c", "echo $SSH_CONNECTION"], 20) for way in (shared, shared, sshd.board)]
+    assert ports[0] == ports[1] != ports[2]
+    assert any(p.is_socket() for p in tmp_path.iterdir())
+    shared.hang_up()
+    assert not any(p.is_socket() for p in tmp_path.iterdir())
+    assert shared.run(["echo", "again"], 20) == b"again\n"
+    shared.hang_up()
+    shared.hang_up()  # there is nothing any more
+
+
+def test_a_folder_too_long_for_a_socket(tmp_path: Path) -> None:
+    board = Ssh("board")
+    assert board.shared(tmp_path / ("x" * 80)) is board
