@@ -141,5 +141,5 @@ def test_openvino_refuses_what_it_cannot_load(tmp_path: Path) -> None:
 def test_openvino_that_is_not_installed(model: OnnxModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = find("backends", "openvino")()
     monkeypatch.setattr(type(backend), "version", lambda self: None)
-    with pytest.raises(MissingPackage, match="^the runtime openvino needs openvino; install it with: pip install"):
+    with pytest.raises(MissingPackage, match=r"^the runtime openvino needs openvino; install it with: pip install"):
         backend.emit(model, BOARD, tmp_path)

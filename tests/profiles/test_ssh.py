@@ -1,6 +1,7 @@
 """Boards by SSH: URLs, and a real sshd on loopback with keys of its own."""
 
 import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -177,14 +178,19 @@ def test_a_lease_that_has_run_out_is_cleaned_up(sshd: Sshd, tmp_path: Path) -> N
 
 
 @real
-def test_calls_can_share_a_connection(sshd: Sshd, tmp_path: Path) -> None:
-    """The host's key is checked when it begins; hanging up ends it, and the next call connects anew."""
-    shared = sshd.board.shared(tmp_path)
+def test_calls_can_share_a_connection(sshd: Sshd) -> None:
+    """Hanging up ends it, and the next call connects anew."""
+    with tempfile.TemporaryDirectory(prefix="ep-") as short:
+        _share(sshd, Path(short))
+
+
+def _share(sshd: Sshd, folder: Path) -> None:
+    shared = sshd.board.shared(folder)
     ports = [way.run(["sh", "-c", "echo $SSH_CONNECTION"], 20) for way in (shared, shared, sshd.board)]
     assert ports[0] == ports[1] != ports[2]
-    assert any(p.is_socket() for p in tmp_path.iterdir())
+    assert any(p.is_socket() for p in folder.iterdir())
     shared.hang_up()
-    assert not any(p.is_socket() for p in tmp_path.iterdir())
+    assert not any(p.is_socket() for p in folder.iterdir())
     assert shared.run(["echo", "again"], 20) == b"again\n"
     shared.hang_up()
     shared.hang_up()  # there is nothing any more
