@@ -17,16 +17,17 @@ Cost = Literal["measured", "estimated", "macs"]
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},
+    "energy": {"mJ": 1.0, "J": 1e3},
     "size": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     "macs": {"k": 1e3, "M": 1e6, "G": 1e9},
     "parameters": {"k": 1e3, "M": 1e6},
 }
-"""What each ceiling may be written in; the values convert to milliseconds, bytes and counts."""
+"""What each ceiling may be written in; the values convert to milliseconds, millijoules, bytes and counts."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A ceiling, absolute (milliseconds, bytes, a count) or relative to the original model."""
+    """A ceiling, absolute (milliseconds, millijoules, bytes, a count) or relative to the original model."""
 
     value: float
     relative: bool = False
@@ -65,6 +66,7 @@ class Budget:
 
     max_accuracy_drop: float | None = 0.01
     max_latency: Limit | None = None
+    max_energy: Limit | None = None
     max_size: Limit | None = None
     max_macs: Limit | None = None
     max_parameters: Limit | None = None
@@ -75,9 +77,12 @@ class Budget:
             raise BadOption(f"--max-accuracy-drop is a fraction in [0, 1), such as 0.01 for one point, not {drop}")
 
     def ceilings(self) -> dict[str, Limit]:
-        """Return the ceilings asked for, by quantity: latency (ms), size (bytes), macs, parameters."""
+        """Return the ceilings asked for, by quantity: latency (ms), energy (mJ), size (bytes), macs,
+        parameters.
+        """
         given = {
             "latency": self.max_latency,
+            "energy": self.max_energy,
             "size": self.max_size,
             "macs": self.max_macs,
             "parameters": self.max_parameters,

@@ -193,6 +193,8 @@ def main() -> None:
             help="Largest loss of score against the original; 0.01 is one point. Unchecked without --data."),
     _option("Budget", "--max-latency", callback=_ceiling, metavar="12ms|0.5x",
             help="Ceiling on p50, absolute or of the original's."),
+    _option("Budget", "--max-energy", callback=_ceiling, metavar="60mJ|0.5x",
+            help="Ceiling on the energy of one run, the idle board's included; needs a power sensor that answers."),
     _option("Budget", "--max-size", callback=_ceiling, metavar="4MB|0.25x",
             help="Ceiling on the bytes to deploy."),
     _option("Budget", "--max-macs", callback=_ceiling, metavar="30M|0.5x",
@@ -248,7 +250,8 @@ def compile_(
     _refuse_code_from_config(ctx)
     if not (rest["model"] or rest["arch"] or rest["recipe"]):
         raise click.UsageError("nothing to compile: give MODEL, or --arch alone for random weights", ctx)
-    ceilings = {name: rest.pop(name) for name in ("max_latency", "max_size", "max_macs", "max_parameters")}
+    limited = ("max_latency", "max_energy", "max_size", "max_macs", "max_parameters")
+    ceilings = {name: rest.pop(name) for name in limited}
     request = Request(
         **rest,
         data=data and data_path(data),

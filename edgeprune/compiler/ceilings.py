@@ -15,6 +15,7 @@ from edgeprune.errors import Infeasible, UnmetRequirement
 from edgeprune.groups import CostModel, aligned
 from edgeprune.passes.lowering import lowerable_names
 
+MEASURED = ("latency", "energy")
 MARGIN = 0.01
 """Share of a size ceiling that the search leaves unused: kept counts come in steps and a graph has its own bytes."""
 
@@ -25,25 +26,38 @@ def exceeded(workshop: Workshop, candidate: Finished) -> list[str]:
     found, whole = candidate.counts(), source.counts()
     limits = workshop.means.budget.ceilings()
     broken = [q for q, value in found.items() if q in limits and value > limits[q].resolve(whole[q])]
-    if "latency" in limits and not _fast_enough(workshop, candidate, limits["latency"]):
-        broken.append("latency")
-    return broken
+    return [*broken, *(q for q in MEASURED if q in limits and not _keeps(workshop, candidate, q, limits[q]))]
 
 
-def _fast_enough(workshop: Workshop, candidate: Finished, limit: Limit) -> bool:
-    """Whether p50 keeps ``limit`` on the clock: against the original beside it where that is relative."""
+def _keeps(workshop: Workshop, candidate: Finished, quantity: str, limit: Limit) -> bool:
+    """Whether p50 or energy keeps ``limit``, as measured: a p50 against the original beside it where it is relative."""
     if limit.relative and candidate.name == "original":
         return limit.value >= 1.0
-    measured = workshop.recorded_measure(candidate)
-    found = measured.ratio if limit.relative else measured.latency_ms.p50 if measured.latency_ms else None
+    found: float | None
+    if quantity == "energy":
+        found, whole = workshop.recorded_energy(candidate), workshop.recorded_energy(workshop.source)
+        found = found / whole if limit.relative and found is not None and whole else found
+    else:
+        measured = workshop.recorded_measure(candidate)
+        found = measured.ratio if limit.relative else measured.latency_ms.p50 if measured.latency_ms else None
     return found is not None and found <= limit.value
+
+
+def require_meter(workshop: Workshop) -> None:
+    """Raise UnmetRequirement where a ceiling on energy is asked for and no power sensor answers."""
+    if "energy" in workshop.means.budget.ceilings() and workshop.recorded_energy(workshop.source) is None:
+        board = workshop.means.board
+        raise UnmetRequirement(
+            f"--max-energy needs a power sensor, and none of {board.name} answers here (its file names "
+            f"{board.power.sensor}); measure on the board with --board, or set --max-latency instead"
+        )
 
 
 class Ceilings:
     """The budget's ceilings against what is finished in one workshop.
 
-    ``absolute`` holds bytes, MACs and parameters by quantity; a latency's is judged on the clock, against the original
-    beside it where it is relative. ``known`` are finished artifacts at the target's precision, whose sizes tell what a
+    ``absolute`` holds bytes, MACs and parameters by quantity; ``measured`` those on latency and energy, which are
+    judged by clock and sensor. ``known`` are finished artifacts at the target's precision, whose sizes tell what a
     parameter takes.
     """
 
@@ -53,19 +67,19 @@ class Ceilings:
         base = {"size": source.size_bytes, "macs": source.macs, "parameters": source.parameters}
         limits = workshop.means.budget.ceilings()
         self.absolute = {q: limits[q].resolve(whole) for q, whole in base.items() if q in limits}
-        self.latency = limits.get("latency")
+        self.measured = {q: limits[q] for q in MEASURED if q in limits}
         self.known = [quantized]
 
     def __bool__(self) -> bool:
-        return bool(self.absolute) or self.latency is not None
+        return bool(self.absolute) or bool(self.measured)
 
     def fits(self, candidate: Finished) -> bool:
         """Whether a finished candidate keeps every ceiling."""
         return not exceeded(self.workshop, candidate)
 
-    def fast_enough(self, candidate: Finished) -> bool:
-        """Whether a finished candidate keeps the latency ceiling; true where there is none."""
-        return self.latency is None or _fast_enough(self.workshop, candidate, self.latency)
+    def cheap_enough(self, candidate: Finished) -> bool:
+        """Whether a finished candidate keeps the ceilings on latency and energy; true where there is none."""
+        return all(_keeps(self.workshop, candidate, quantity, limit) for quantity, limit in self.measured.items())
 
     def searchable(self) -> dict[str, float]:
         """Return the ceilings that a search's action wall can hold, on MACs and parameters.
@@ -95,7 +109,7 @@ class Ceilings:
         Raises Infeasible, naming what can be reached, when no width at all keeps a ceiling.
         """
         masked = self.tools.sparsify.granularity != "channel"
-        if self.workshop.means.cost != "macs" and (not self or self.latency is not None) and not masked:
+        if self.workshop.means.cost != "macs" and (not self or self.measured) and not masked:
             narrow = aligned(cost, self.workshop.means.board.widest_multiple)
             try:
                 self._require_reachable("the smallest reachable, aligned", narrow)
@@ -119,9 +133,9 @@ class Ceilings:
         return self.workshop.finish(name, [*cutting, self.tools.export, quantize, *self.tools.dialect])
 
     def _require_reachable(self, name: str, cost: CostModel) -> None:
-        """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on latency and size."""
+        """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on what is measured."""
         smallest = Space(cost, {q: limit for q, limit in self.absolute.items() if q != "size"}).minimum()
-        if "size" not in self.absolute and self.latency is None:
+        if "size" not in self.absolute and not self.measured:
             return
         original, search = self.workshop.original, dataclasses.replace(self.tools.sparsify, criterion="l2")
         ranking = search.ranking(original, cost.groups, None, self.workshop.means.seed)
@@ -134,7 +148,13 @@ class Ceilings:
                 f"the ceiling of {self.absolute['size']:.0f} bytes is out of reach: the smallest reachable is "
                 f"{probe.size_bytes} bytes ({share:.3f}x of the original's); set --max-size above it"
             )
-        if not self.fast_enough(probe):
+        if "energy" in self.measured and not _keeps(self.workshop, probe, "energy", self.measured["energy"]):
+            spent, whole = (self.workshop.recorded_energy(one) or math.nan for one in (probe, self.workshop.source))
+            raise Infeasible(
+                f"the energy ceiling is out of reach: the smallest reachable artifact takes {spent:.3g} mJ "
+                f"({spent / whole:.3f}x of the original's); set --max-energy above it"
+            )
+        if not self.cheap_enough(probe):
             found = self.workshop.recorded_measure(probe)
             p50 = found.latency_ms.p50 if found.latency_ms else math.nan
             raise Infeasible(

@@ -52,6 +52,7 @@ def compile(
     agent: Agent | str | None = None,
     max_accuracy_drop: float | None = 0.01,
     max_latency: str | None = None,
+    max_energy: str | None = None,
     max_size: str | None = None,
     max_macs: str | None = None,
     max_parameters: str | None = None,
@@ -66,7 +67,13 @@ def compile(
     ``evaluations``, ``epochs``, ``seed``, ``threads``, ``out`` …). Ceilings are written as on the command line
     (``"12ms"``, ``"0.5x"``). Raises EdgepruneError subclasses; see edgeprune.errors.
     """
-    ceilings = {"latency": max_latency, "size": max_size, "macs": max_macs, "parameters": max_parameters}
+    ceilings = {
+        "latency": max_latency,
+        "energy": max_energy,
+        "size": max_size,
+        "macs": max_macs,
+        "parameters": max_parameters,
+    }
     limits = {f"max_{q}": Limit.parse(q, str(text)) for q, text in ceilings.items() if text is not None}
     known = {f.name for f in dataclasses.fields(Request)} - {"budget", "agent", "task", "model"}
     unknown = set(options) - known

@@ -203,7 +203,9 @@ def _checks(
         checks.append(Check("accuracy-drop", budget.max_accuracy_drop, drop, "measured" if judged else "unchecked"))
     clock: Basis = "estimated" if measured[chosen.name].source == "estimated" else "measured"
     before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
+    spent, whole = measured[chosen.name].energy_mj, measured["original"].energy_mj
     known: dict[str, tuple[float | None, float, Basis]] = {
+        "energy": (spent, math.nan if whole is None else whole, "measured"),
         "latency": (after.p50 if after else None, before.p50 if before else math.nan, clock),
         "size": (chosen.size_bytes, source.size_bytes, "exact"),
         "macs": (chosen.counts()["macs"], source.macs, "exact"),

@@ -13,7 +13,7 @@ from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
 from edgeprune.budget import largest
 from edgeprune.compiler import replacing
-from edgeprune.compiler.ceilings import Ceilings
+from edgeprune.compiler.ceilings import Ceilings, require_meter
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.replacing import Replaced
 from edgeprune.compiler.toolbox import Toolbox
@@ -26,7 +26,7 @@ from edgeprune.passes.sparsify import Sparsify
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
 ATTEMPTS = 3
-"""Trained builds at most when the first one under a size or latency ceiling comes out too large or too slow."""
+"""Trained builds at most when the first one under a size, latency or energy ceiling comes out above it."""
 
 
 @dataclass
@@ -61,6 +61,7 @@ class Strategy:
         """Finish every candidate the budget asks for. Raises Infeasible before any search when a ceiling is out of
         reach.
         """
+        require_meter(self.workshop)
         quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
         cost = self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
@@ -76,7 +77,7 @@ class Strategy:
             return self.outcome
         grid = ceilings.grid(cost)
         self._aligned = grid is not cost
-        if not ceilings or ceilings.latency is not None:
+        if not ceilings or ceilings.measured:
             self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
@@ -153,7 +154,7 @@ class Strategy:
         if ceilings.fits(quantized) and self.workshop.holds(quantized) is not False:
             self.outcome.notes.append("lower precision alone meets every ceiling, so nothing was pruned for them")
             return None
-        return self._under_size(ceilings) if ceilings.latency is None else self._under_latency(ceilings, cost)
+        return self._under_measured(ceilings, cost) if ceilings.measured else self._under_size(ceilings)
 
     def _under_size(self, ceilings: Ceilings) -> Finished:
         """Search under MACs and parameters, again with fewer parameters while the artifact is too large."""
@@ -168,8 +169,10 @@ class Strategy:
             ceilings.known.append(best)
         return best
 
-    def _under_latency(self, ceilings: Ceilings, cost: CostModel) -> Finished:
-        """Bisect the MACs target on finished artifacts for the least cut that is fast enough, then train that one."""
+    def _under_measured(self, ceilings: Ceilings, cost: CostModel) -> Finished:
+        """Bisect the MACs target on finished artifacts for the least cut that is cheap enough by clock and sensor, then
+        train that one.
+        """
         wanted = ceilings.searchable()
         ceiling = wanted.get("macs", math.inf)
         targets = _targets(cost)
@@ -179,15 +182,15 @@ class Strategy:
         def limits(k: int) -> dict[str, float]:
             return {**wanted, "macs": min(targets[k - 1] * cost.full["macs"], ceiling)}
 
-        def fast_enough(k: int) -> bool:
+        def cheap_enough(k: int) -> bool:
             cutting = self._cutting(limits(k), allowance)
             probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", cutting)
-            return ceilings.fast_enough(self._noted(probe))
+            return ceilings.cheap_enough(self._noted(probe))
 
-        least = len(targets) - largest(len(targets) - 1, lambda j: fast_enough(len(targets) - j))
+        least = len(targets) - largest(len(targets) - 1, lambda j: cheap_enough(len(targets) - j))
         for k in range(least, min(least + ATTEMPTS, len(targets) + 1)):
             best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", limits(k), allowance)
-            if ceilings.fast_enough(best):
+            if ceilings.cheap_enough(best):
                 break
         return best
 

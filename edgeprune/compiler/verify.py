@@ -218,6 +218,7 @@ def _figures(report: Report, model: Path) -> dict[str, float | None]:
     return {
         "accuracy-drop": None if result.score is None else result.score.drop,
         "latency": None if latency is None else latency.p50,
+        "energy": result.measurement.energy_mj,
         "size": float(model.stat().st_size) if model.is_file() else None,
         "macs": result.macs,
         "parameters": result.parameters,

@@ -62,6 +62,7 @@ def plain(value: float | None) -> str:
 QUANTITIES: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
     "accuracy-drop": ("accuracy drop", points),
     "latency": ("latency, p50", milliseconds),
+    "energy": ("energy a run", millijoules),
     "size": ("size", size),
     "macs": ("MACs", count),
     "parameters": ("parameters", count),

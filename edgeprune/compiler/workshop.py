@@ -277,6 +277,20 @@ class Workshop:
             finish(folder, [], {"measurement": found.model_dump(mode="json")})
             return found
 
+    def recorded_energy(self, candidate: Finished) -> float | None:
+        """Return the millijoules of one run, measured once and recorded as ``recorded_measure`` does; None without a
+        sensor.
+        """
+        name = key("energy", self._base, candidate.model.digest(), candidate.model.runtime)
+        with self.store.open(name) as folder:
+            record = finished(folder)
+            if record is not None:
+                return float(record["total_mj"])
+            found = self.bench.energy(candidate.model)
+            if found is not None:  # that none answered is not for ever
+                finish(folder, [], {"total_mj": found.total_mj})
+            return None if found is None else found.total_mj
+
     def complete(self, measured: Measurement, model: OnnxModel) -> Measurement:
         """Return a measurement with what is taken of one graph by itself: peak memory and energy."""
         return self.bench.complete(measured, model)

@@ -54,8 +54,8 @@ def fit(board: Board, machine: str, cpuinfo: str) -> Board:
     multiples = {p: n for p, n in board.channel_multiples.items() if p in precisions}
     bf16 = bool(flags & _BF16) and machine in _X86
     runtimes = tuple(one for one in board.runtimes if machine in _X86 and (bf16 or one != "openvino-bf16"))
-    update = {"detected": detected, "precisions": precisions, "channel_multiples": multiples, "int8": int8}
-    update["runtimes"] = runtimes
+    update = {"detected": detected, "precisions": precisions, "channel_multiples": multiples, "int8": int8,
+              "runtimes": runtimes}  # fmt: skip
     return board.model_copy(update=update)
 
 
