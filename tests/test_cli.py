@@ -102,6 +102,10 @@ def test_every_option_reaches_the_request(driver: Driver) -> None:
         "0.02",
         "--max-latency",
         "0.5x",
+        "--board",
+        "ssh://pi@board",
+        "--max-energy",
+        "60mJ",
         "--max-size",
         "4MB",
         "--max-macs",
@@ -146,7 +150,8 @@ def test_every_option_reaches_the_request(driver: Driver) -> None:
         task="t.py:T",
         input_shape=(1, 3, 32, 32),
         target="b.toml",
-        budget=Budget(0.02, Limit(0.5, True), Limit(4e6), Limit(30e6), Limit(0.3, True)),
+        budget=Budget(0.02, Limit(0.5, True), Limit(60.0), Limit(4e6), Limit(30e6), Limit(0.3, True)),
+        board="ssh://pi@board",
         agent="a2c",
         evaluations=9,
         epochs=0,
@@ -230,7 +235,10 @@ def test_a_bug_shows_its_traceback_and_asks_to_be_reported(driver: Driver, error
         (["compile"], "nothing to compile: give MODEL, or --arch alone for random weights"),
         (["compile", "m.pt", "--max-macss", "1M"], "--max-macs"),
         (["compile", "m.pt", "--agnt", "ppo"], "--agent"),
-        (["compile", "m.pt", "--board", "x"], "No such option"),
+        (
+            ["compile", "m.pt", "--board", "x"],
+            "error: --board 'x' is not understood; give ssh://user@host or ssh://user@host:port",
+        ),
         (["compile", "m.pt", "--evaluations", "0"], "0 is not in the range x>=1"),
         (["compile", "m.pt", "--cost", "time"], "'time' is not one of"),
         (
@@ -348,7 +356,7 @@ def test_help_teaches() -> None:
         "ppo",
     ):
         assert part in text
-    for absent in ("--board", "--max-energy", "--preset", "RANGE"):
+    for absent in ("--preset", "RANGE"):
         assert absent not in text
     assert run("--version").stdout.startswith("edgeprune, version ")
 
@@ -396,7 +404,7 @@ def test_inspect_shows_groups_and_reasons(monkeypatch: pytest.MonkeyPatch) -> No
 def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("edgeprune.compiler.profile")
     answer = (candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),))
-    module.profile_artifact = lambda path, target, threads, progress: answer  # type: ignore[attr-defined]
+    module.profile_artifact = lambda path, target, threads, progress, board: answer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("profile", "m.onnx").stdout.split())
     assert "p50 0.812 ms, p90 0.861 ms, p99 1.06 ms (measured, 600 runs)" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,10 @@ def _compile(
         if passes is not None:
             _check_chain(passes)
         first = (transfer(request.settings, request.effort, opened.task),) if opened.transfer else ()
-        bench = _bench(request, progress)
-        means = _means(request, opened, progress, recipe, bench)
-        with Workshop(opened.original, opened.task, means, prepare=first, bench=bench) as workshop:
+        with ExitStack() as stack:
+            bench = stack.enter_context(closing(_bench(request, progress)))
+            means = _means(request, opened, progress, recipe, bench)
+            workshop = stack.enter_context(Workshop(opened.original, opened.task, means, prepare=first, bench=bench))
             if tools is None:
                 outcome = _as_given(workshop, passes or (), (recipe or {}).get("runtime", ""))
             else:

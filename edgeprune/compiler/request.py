@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from edgeprune import find
 from edgeprune.budget import Budget, Cost
 from edgeprune.errors import BadOption, nearest
+from edgeprune.profiles.ssh import Ssh
 
 T = TypeVar("T")
 Settings = Mapping[str, Mapping[str, str]]
@@ -66,6 +67,8 @@ class Request:
                 raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")
         if not 1 <= self.threads <= MOST_THREADS:
             raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
+        if self.board is not None:
+            Ssh.parse(self.board)
         if not 0 <= self.seed < 2**32:
             raise BadOption(f"the seed must be in [0, 2**32), not {self.seed}")
 

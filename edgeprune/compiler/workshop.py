@@ -103,6 +103,7 @@ class Workshop:
         """How the original was trained here; empty where it was given."""
         self.store = store or Store()
         self.bench = bench or bench_for(means.board, means.threads, means.seed)
+        self._own_bench = bench is None
         self.steps: list[StepRecord] = []
         self._context: Context
         try:
@@ -111,7 +112,7 @@ class Workshop:
                 self._prepare(original, tuple(prepare))
             self.source = self._finish_original()
         except BaseException:
-            self.bench.close()
+            self._close()
             raise
         self._context = dataclasses.replace(self._context, baseline=self.source.score)
 
@@ -155,8 +156,12 @@ class Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take the emitted artifacts away; what is in the store stays."""
-        self.bench.close()
+        """Close the bench that was made here; what is in the store stays."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._own_bench:
+            self.bench.close()
 
     def _start(self) -> Context:
         means = self.means
