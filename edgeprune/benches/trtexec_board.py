@@ -164,6 +164,7 @@ class TrtexecBoard(OverSsh):
             command = self.tool().build(
                 graph.name, engine.name, asked, self._workspace_mib(), layers.name, "strong" in self.board.typing
             )
+            self.lease.take(self.owner)  # for as long again: an engine may take most of an hour
             self.progress.note(f"building on {self.ssh.name}: {shlex.join(command)}")
             start = time.perf_counter()
             said = self._run(command, folder, _BUILD_SECONDS)

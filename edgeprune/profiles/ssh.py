@@ -185,7 +185,7 @@ class Lease:
 
     board: Ssh
     folder: str = ".edgeprune"
-    seconds: int = 3600
+    seconds: int = 7200
     wait: float = 600.0
     clock: Callable[[], float] = time.monotonic
 
@@ -218,7 +218,10 @@ _TAKE = """set -e
 mkdir -p "$1"; cd "$1"; now=$(date +%s)
 if [ -d lock ]; then
   until=$(cat lock/until 2>/dev/null || echo 0); holder=$(cat lock/owner 2>/dev/null || echo)
-  if [ "$holder" != "$2" ] && [ "$now" -ge "$until" ]; then rm -rf -- "./$holder" lock 2>/dev/null || true; fi
+  if [ "$holder" != "$2" ] && [ "$now" -ge "$until" ]; then
+    case "$holder" in ""|*/*|.|..) ;; *) rm -rf -- "./$holder";; esac
+    rm -rf lock
+  fi
 fi
 if mkdir lock 2>/dev/null || [ "$(cat lock/owner 2>/dev/null)" = "$2" ]; then
   echo "$2" > lock/owner.part; mv lock/owner.part lock/owner

@@ -199,3 +199,17 @@ def _share(sshd: Sshd, folder: Path) -> None:
 def test_a_folder_too_long_for_a_socket(tmp_path: Path) -> None:
     board = Ssh("board")
     assert board.shared(tmp_path / ("x" * 80)) is board
+
+
+@real
+def test_a_lock_that_someone_tampered_with_takes_nothing_along(sshd: Sshd, tmp_path: Path) -> None:
+    place = tmp_path / "leases"
+    (tmp_path / "precious").mkdir()
+    for owner in ("../precious", "", "..", "."):
+        (place / "lock").mkdir(parents=True)
+        (place / "lock" / "owner").write_text(owner)
+        (place / "lock" / "until").write_text("5")
+        lease = Lease(sshd.board, str(place), wait=0.0)
+        assert lease.take("next") == f"{place}/next"
+        lease.give_back("next")
+    assert (tmp_path / "precious").is_dir() and place.is_dir()
