@@ -59,13 +59,13 @@ class TrtexecBoard(OverSsh):
         built = {name: self.built(model, folder) for name, model in models.items()}
         times: dict[str, list[list[float]]] = {name: [] for name in models}
         names = list(models)
-        unstable = []
+        unstable: list[float] = []
         for turn in range(self.plan.rounds):
             for i in range(len(names)):
                 name = names[(turn + i) % len(names)]
                 command = tool.time(f"{built[name].stem}.engine", "times.json", self.seconds, self.warmup_ms)
                 said = self._run(command, folder)
-                unstable.append(trtexec.instability(said) or 0.0)
+                unstable += [told for told in [trtexec.instability(said)] if told is not None]
                 text = self.ssh.run(["cat", "--", f"{folder}/times.json"], 60).decode()
                 times[name].append(trtexec.parse_times(text, self.warmup_ms))
         conditions = {
@@ -73,7 +73,7 @@ class TrtexecBoard(OverSsh):
             "seconds_a_round": self.seconds,
             "warmup_ms": self.warmup_ms,
             "flags": "spin wait, no transfers, no CUDA graph",
-            "variation_told": max(unstable),
+            "variation_told": max(unstable, default=None),
         }
         return from_rounds([Rounds(times)], self.seed, conditions, self.plan)
 
