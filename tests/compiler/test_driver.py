@@ -239,7 +239,7 @@ def test_a_task_and_an_agent_of_the_users_own(tmp_path: Path, at: Path, clock: t
     ("options", "sentence"),
     [
         ({"evaluation": 3}, r"compile has no option 'evaluation'; known: arch, board, cost, data"),
-        ({"cost": "guess"}, r"cost 'guess' is not known; known: macs, measured"),
+        ({"cost": "guess"}, r"cost 'guess' is not known; known: estimated, macs, measured"),
         ({"effort": "quik"}, r"effort 'quik' is not known; did you mean 'quick'\?"),
         ({"max_macs": 0.5}, r"--max-macs '0\.5' is not understood; give a share of the original such as 0\.5x"),
         ({"threads": 0}, r"threads must be in \[1, 1024\], not 0"),

@@ -185,13 +185,14 @@ def test_the_floor_is_judged_on_the_test_split_by_the_point_estimate(
 
 
 def test_limits_become_absolute_and_what_was_not_timed_is_unchecked() -> None:
-    budget = Budget(None, Limit(0.5, True), Limit(500), Limit(0.7, True), Limit(0.5, True))
+    budget = Budget(None, Limit(0.5, True), Limit(60), Limit(500), Limit(0.7, True), Limit(0.5, True))
     source, result = Made("original"), PQ
     shop: Any = Shop(source, budget)
     times = {"original": shop.recorded_measure(source), result.name: shop.recorded_measure(result)}
     checks = outcome._checks(shop, result, times, None, None, Request(budget=budget))  # type: ignore[arg-type]
     assert [(c.quantity, c.limit, c.found, c.basis, c.held) for c in checks] == [
         ("latency", 1.0, 0.6, "measured", True),
+        ("energy", 60, None, "unchecked", None),
         ("size", 500, 150, "exact", True),
         ("macs", 70, 60, "exact", True),
         ("parameters", 5, 10, "exact", False),

@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[str, str, onnx.ModelProto, str]] = {
     ),
     "an operator that never was": (
         "operator", "rtx",
-        graph("{ [mish] output = Mish(input)\n [where] idle = NonZero(input) }", 18),
+        graph("{ [relu] output = Relu(input)\n [where] idle = NonZero(input) }"),
         "rtx cannot take this graph: [operator] where: tensorrt-rtx 1.7 has no NonZero",
     ),
     "asymmetric activations": (

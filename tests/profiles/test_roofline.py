@@ -39,5 +39,5 @@ def test_every_kernel_is_started() -> None:
 
 
 def test_what_a_board_does_not_tell_is_not_guessed() -> None:
-    assert kernel_ms(BIG, boards.load("rtx")) is None
+    assert kernel_ms(BIG, boards.load("nvidia-gpu")) is None
     assert estimate_ms([BIG, replace(BIG, precision="bf16")], XAVIER) is None
