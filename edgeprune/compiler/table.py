@@ -86,6 +86,11 @@ def show(renderable: RenderableType, console: Console | None = None) -> None:
     (console or Console(highlight=False)).print(renderable)
 
 
+def _estimated(candidate: Candidate) -> str:
+    """Mark a time that is an estimate."""
+    return "~" if candidate.measurement.source == "estimated" else ""
+
+
 def _candidates(report: Report) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("candidate", overflow="fold")
@@ -102,7 +107,7 @@ def _candidates(report: Report) -> Table:
             counts = (wording.size(candidate.compressed_bytes), wording.count(left))
         cells = (
             f"{'▶' if candidate.chosen else ' '} {candidate.name}",
-            wording.milliseconds(wording.p50(candidate)) + ("*" if candidate.measurement.noisy else ""),
+            _estimated(candidate) + wording.milliseconds(wording.p50(candidate)) + "*" * candidate.measurement.noisy,
             wording.ratio(wording.latency_ratio(candidate, report.baseline)),
             wording.size(candidate.size_bytes), *counts,
             wording.percent(score.value if score else None),
@@ -112,6 +117,7 @@ def _candidates(report: Report) -> Table:
         table.add_row(*map(Text, cells), style="bold" if candidate.chosen else None)
     noisy = any(c.measurement.noisy for c in report.candidates)
     table.caption = "▶ chosen   drop in points" + ("   * noisy: not ranked by time" if noisy else "")
+    table.caption += "   ~ estimated, not measured" if any(map(_estimated, report.candidates)) else ""
     if masked:
         table.caption += "   deflated: size of the file, compressed   not zero: parameters that are not"
     table.caption_justify = "left"

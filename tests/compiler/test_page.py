@@ -11,7 +11,7 @@ from rich.console import Console
 from edgeprune.compiler import wording
 from edgeprune.compiler.page import render
 from edgeprune.compiler.table import show, summary
-from edgeprune.report import Candidate, CheckRow, GroupRow, Measurement, Report
+from edgeprune.report import Candidate, CheckRow, EngineRow, GroupRow, Latency, Measurement, Report
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 
@@ -239,6 +239,26 @@ def test_the_terminal_summary_fits_its_width(width: int) -> None:
     flat = re.sub(r"\s+", "", text)
     assert "[bold]notmarkup[/bold]" in flat
     assert "pruned-quantized" in flat or width == 40
+
+
+def test_the_terminal_tells_estimates_from_measurements_and_names_the_engine() -> None:
+    told = report()
+    stream = io.StringIO()
+    show(summary(told), Console(file=stream, width=140))
+    assert "estimated, not measured" not in stream.getvalue() and "engine:" not in stream.getvalue()
+    one = told.candidates[0]
+    guess = one.model_copy(update={"measurement": Measurement(source="estimated", latency_ms=Latency(p50=12.5))})
+    engine = EngineRow(path="model.engine", builder="trtexec", version="8.5.2", compute_capabilities=("7.2",),
+                       command=("trtexec",), seconds=12.5, precisions={"int8": 19, "fp32": 1})  # fmt: skip
+    stream = io.StringIO()
+    update = {"candidates": [guess, *told.candidates[1:]], "engine": engine}
+    show(summary(told.model_copy(update=update)), Console(file=stream, width=140))
+    text = " ".join(stream.getvalue().split())
+    assert "~12.5 ms" in text and "~ estimated, not measured" in text
+    assert (
+        "engine: model.engine by trtexec 8.5.2 for compute capability 7.2, in 12.5 s; 0 kernels, 20 convolutions: "
+        "1 fp32, 19 int8"
+    ) in text
 
 
 def test_the_terminal_says_what_could_not_be_checked() -> None:
