@@ -130,12 +130,22 @@ def to_proto(model: TorchModel, opset: int) -> onnx.ModelProto:
                     path = Path(folder) / "model.onnx"
                     torch.onnx.export(model.module, model.inputs, path, dynamo=False, **names)
                     proto = onnx.load(path)
+                _fix_output(proto, model)
     except Exception as error:
         raise BadModel(_why(error)) from error
     found = opset_of(proto)
     if found > opset:
         raise BadModel(f"torch writes this model as ONNX opset {found}, but the target takes at most {opset}")
     return proto
+
+
+def _fix_output(proto: onnx.ModelProto, model: TorchModel) -> None:
+    """Write the output's sizes where the older exporter wrote names: it loses them behind padding and slicing."""
+    with torch.no_grad():
+        sizes = model.module(*model.inputs).shape
+    dimensions = proto.graph.output[0].type.tensor_type.shape.dim
+    for dimension, size in zip(dimensions, sizes, strict=True):
+        dimension.dim_value = int(size)
 
 
 @contextmanager

@@ -208,3 +208,25 @@ def test_a_difference_no_larger_than_the_modules_own_doubt_is_let_through(tmp_pa
 
     with pytest.raises(BadModel, match=r"^the exported graph differs from the module by "):
         Export(tolerance=1e-12).run(model, replace(ctx, open=off))
+
+
+class Padded(nn.Module):
+    """A shortcut as CIFAR's ResNets have it: every other pixel, and channels of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        short = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 3))
+        y = self.conv(x) + short
+        return self.head(nn.functional.avg_pool2d(y, y.shape[-1]).reshape(y.shape[0], -1))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+def test_the_output_has_a_fixed_shape_whichever_exporter_wrote_it(opset: int, tmp_path: Path) -> None:
+    model = torch_model(Padded())
+    ctx, _ = context(tmp_path, model)
+    made = Export().run(model, replace(ctx, board=BOARD.model_copy(update={"opset": opset})))
+    [output] = onnx.load(made.path).graph.output
+    assert [d.dim_value for d in output.type.tensor_type.shape.dim] == [1, 10]
