@@ -21,17 +21,15 @@ from edgeprune.profiles.board import Board
 class Artifact:
     """What a backend wrote for a board: the file it runs, and what really runs inside.
 
-    ``engine`` is what was built of the graph, where the runtime wants that; ``companions`` are files that go with
-    ``path``, and ``notes`` what is to be said of them. ``precisions`` counts the convolutions by the precision the
-    runtime's optimized graph executes them in, for example ``{"int8": 19, "fp32": 1}``; empty when the runtime cannot
-    tell.
+    ``engine`` is what was built of the graph, where the runtime wants that, and ``notes`` what is to be said of it.
+    ``precisions`` counts the convolutions by the precision the runtime's optimized graph executes them in, for example
+    ``{"int8": 19, "fp32": 1}``; empty when the runtime cannot tell.
     """
 
     path: Path
     spec: ModelSpec
     runtime: str
     precisions: Mapping[str, int]
-    companions: tuple[Path, ...] = ()
     engine: Engine | None = None
     notes: tuple[str, ...] = ()
 

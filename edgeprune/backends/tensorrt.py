@@ -27,9 +27,9 @@ class Tensorrt(Backend):
     name: ClassVar[str] = "tensorrt"
 
     def elsewhere(self, board: Board) -> str | None:
-        """A Jetson is never this machine; a GPU of this machine's needs TensorRT and a driver."""
+        """A Jetson is never this machine, and engines on a GPU of this machine's are not run yet."""
         if board.local:
-            return "no TensorRT with a GPU was found here"
+            return "engines of TensorRT are not built or run on this machine's own GPU yet"
         return f"{board.name} is not this machine, and no --board says where it is"
 
     def emit(self, model: OnnxModel, board: Board, directory: Path) -> Artifact:

@@ -34,7 +34,7 @@ class TensorrtRtx(Backend):
         if reason := builder.unavailable(board):
             return Artifact(graph, model.spec, self.name, {}, notes=(f"no engine was built: {reason}",))
         engine = builder.build(graph, board, directory)
-        return Artifact(engine.path, model.spec, self.name, engine.precisions, (graph,), engine)
+        return Artifact(engine.path, model.spec, self.name, engine.precisions, engine)
 
     def open(self, artifact: Artifact, threads: int) -> AbstractContextManager[Runner]:
         """Refuse: there is no RTX GPU to run on."""

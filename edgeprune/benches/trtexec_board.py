@@ -95,7 +95,6 @@ class TrtexecBoard(OverSsh):
             built = self.built(model, folder)
             layers = self._timed_layers(built, folder)
             difference = self._difference(model, built, folder)
-            facts = self.facts()
         write_atomic(directory / "model.onnx", (self.cache / f"{built.stem}.onnx").read_bytes())
         write_atomic(directory / "model.engine", (self.cache / f"{built.stem}.engine").read_bytes())
         engine = Engine(
@@ -107,15 +106,13 @@ class TrtexecBoard(OverSsh):
             seconds=built.seconds,
             layers=layers,
             precisions=_convolutions(layers),
-            facts=facts,
         )
         notes = [f"the engine's outputs differ from ONNX Runtime's by {difference:.1e} of their spread"]
         wanted = version_wanted(self.board)
         if tool.version[:2] != wanted[:2]:
             notes.append(f"{self.ssh.name} has TensorRT {engine.version}; {self.board.name} was written for "
                          f"{self.board.version}")
-        return Artifact(engine.path, model.spec, self.backend.name, engine.precisions, (directory / "model.onnx",),
-                        engine, tuple(notes))  # fmt: skip
+        return Artifact(engine.path, model.spec, self.backend.name, engine.precisions, engine, tuple(notes))
 
     def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
         """Return trtexec's own profile of the engine's layers."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from edgeprune.profiles.board import Board
 
@@ -43,7 +43,6 @@ class Engine:
     layers: tuple[EngineLayer, ...] = ()
     precisions: Mapping[str, int] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EngineBuilder(ABC):

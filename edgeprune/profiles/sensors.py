@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -196,17 +196,6 @@ def parse_pmic(text: str) -> dict[str, float]:
     for rail, unit, value in _ADC.findall(text):
         found.setdefault(rail, {})[unit] = float(value)
     return {rail: 1e3 * both["A"] * both["V"] for rail, both in found.items() if both.keys() == {"A", "V"}}
-
-
-_TEGRA = re.compile(r"(\w+) (\d+)(?:mW)?/(\d+)(?:mW)?")
-
-
-def parse_tegrastats(line: str, rails: Sequence[str]) -> dict[str, float]:
-    """Return milliwatts now by rail from a line of tegrastats; the average beside it is since its start.
-
-    Only names of ``rails`` count: memory and utilization are written in the same form.
-    """
-    return {name: float(now) for name, now, _ in _TEGRA.findall(line) if name in rails}
 
 
 SENSORS: tuple[type[Ina3221] | type[Rapl] | type[Nvml] | type[RpiPmic], ...] = (Ina3221, Nvml, Rapl, RpiPmic)

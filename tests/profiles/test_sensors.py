@@ -9,7 +9,7 @@ import pytest
 from edgeprune.profiles import board as boards
 from edgeprune.profiles import sensors
 from edgeprune.profiles.board import Power
-from edgeprune.profiles.sensors import Ina3221, Nvml, Rapl, RpiPmic, parse_pmic, parse_tegrastats
+from edgeprune.profiles.sensors import Ina3221, Nvml, Rapl, RpiPmic, parse_pmic
 
 XAVIER = boards.load("jetson-xavier").power
 NX = boards.load("jetson-xavier-nx").power
@@ -105,23 +105,6 @@ def test_the_pmic_of_a_raspberry_pi_5() -> None:
     assert parse_pmic(PMIC) == {"3V7_WL_SW": pytest.approx(353.884428), "VDD_CORE": pytest.approx(2000.0)}
     assert RpiPmic(run=lambda: PMIC).read()["VDD_CORE"] == pytest.approx(2000.0)
     assert parse_pmic("VCHI initialization failed") == {}
-
-
-@pytest.mark.parametrize(
-    ("line", "power", "expected"),
-    [
-        (
-            "RAM 1409/3964MB (lfb 2x4MB) CPU [10%@102] GR3D_FREQ 0%@76 "
-            "POM_5V_IN 2003/1990 POM_5V_GPU 0/0 POM_5V_CPU 8/9",
-            NANO,
-            {"POM_5V_IN": 2003.0, "POM_5V_GPU": 0.0, "POM_5V_CPU": 8.0},
-        ),
-        ("RAM 2/7MB VDD_IN 2390mW/2380mW VDD_SOC 1mW/2mW", NX, {"VDD_IN": 2390.0, "VDD_SOC": 1.0}),
-        ("", NX, {}),
-    ],
-)
-def test_tegrastats(line: str, power: Power, expected: dict[str, float]) -> None:
-    assert parse_tegrastats(line, power.rails) == expected
 
 
 def fake_nvml(monkeypatch: pytest.MonkeyPatch, energy: object) -> None:
