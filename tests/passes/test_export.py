@@ -230,3 +230,17 @@ def test_the_output_has_a_fixed_shape_whichever_exporter_wrote_it(opset: int, tm
     made = Export().run(model, replace(ctx, board=BOARD.model_copy(update={"opset": opset})))
     [output] = onnx.load(made.path).graph.output
     assert [d.dim_value for d in output.type.tensor_type.shape.dim] == [1, 10]
+
+
+def test_both_exporters_give_the_layers_the_same_names(tmp_path: Path) -> None:
+    """The older one folds a batch norm into a weight and names that anew; ranges of one export must fit the other."""
+    model = torch_model(nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU()), nn.Conv2d(16, 8, 3),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    ))  # fmt: skip
+    names = []
+    for opset in (13, 18):
+        ctx, _ = context(tmp_path / str(opset), model)
+        made = Export().run(model, replace(ctx, board=BOARD.model_copy(update={"opset": opset})))
+        names.append([node.name for node in onnx.load(made.path).graph.node])
+    assert names[0] == names[1] == ["0.0", "relu_0", "1", "mean_0", "reshape_0", "4"]
