@@ -162,6 +162,9 @@ _board = _option("Target", "--board", metavar="URL",
                  "Without it, times are estimates.")
 _threads = _option("Target", "--threads", type=click.IntRange(1, 1024), metavar="N", default=1, show_default=True,
                    help="Threads for inference while measuring.")
+_table = _option("Target", "--table", type=_PATH, metavar="FILE",
+                 help="Latency table of the target. Kernels it lacks are measured into it; compile then searches by "
+                 "the latency it tells instead of by MACs.")
 _json = _option("Output", "--json", "as_json", is_flag=True,
                 help="Print the result as JSON, and nothing else, on standard output.")
 _quiet = _option("Output", "--quiet", is_flag=True, help="Show no progress and no table.")
@@ -218,7 +221,7 @@ def main() -> None:
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
-    _target, _board, _threads,
+    _target, _board, _threads, _table,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
     _option("Output", "--out", type=_PATH, metavar="DIR",
@@ -295,18 +298,36 @@ def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | Non
 
 @main.command("profile")
 @click.argument("artifact", type=_PATH)
-@_options(_target, _board, _threads, _json, _quiet)
-def profile_(artifact: Path, target: str, board: str | None, threads: int, as_json: bool, quiet: bool) -> None:
-    """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes."""
+@_options(_target, _board, _threads, _table, _json, _quiet)
+def profile_(
+    artifact: Path, target: str, board: str | None, threads: int, table: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes.
+
+    \b
+    With --table FILE its kernels are measured at many widths into a latency table, a minute or two for a small
+    network; interrupted, the same command goes on. What the table predicts is held against the clock.
+
+    \b
+    Examples:
+      edgeprune profile build/r20
+      edgeprune profile build/r20 --table build/host-cpu.json
+      edgeprune compile r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --table build/host-cpu.json
+    """
     with redirect_stdout(sys.stderr):
         from edgeprune.compiler.profile import profile_artifact
         from edgeprune.compiler.table import profile, show
 
-        candidate, layers = profile_artifact(artifact, target, threads, _progress(quiet), board)
+        candidate, layers, told = profile_artifact(artifact, target, threads, _progress(quiet), board, table)
     if as_json:
-        click.echo(json.dumps({**candidate.model_dump(), "layers": [asdict(layer) for layer in layers]}, indent=1))
+        rows = [asdict(layer) for layer in layers]
+        shown = {} if told is None else {"table": {**told.model_dump(), "error": told.error}}
+        click.echo(json.dumps({**candidate.model_dump(), "layers": rows, **shown}, indent=1))
     elif not quiet:
         show(profile(candidate, layers))
+        if told is not None:
+            click.echo(f"{table} predicts {told.predicted_ms:.3g} ms at its own pace, at which "
+                       f"{told.measured_ms:.3g} ms were measured ({100 * told.error:+.1f} %)")
 
 
 @main.command("verify", epilog=_EXIT_CODES)

@@ -158,7 +158,10 @@ class CostModel:
         return self._outputs - self._out_share @ removed, self._inputs - self._in_share @ removed, dead
 
     def cost(self, widths: Sequence[int]) -> dict[str, float]:
-        """Return ``{"macs": …, "parameters": …}`` of the model cut to ``widths`` (one image)."""
+        """Return ``{"macs": …, "parameters": …}`` of the model cut to ``widths`` (one image).
+
+        None of them falls as a width grows.
+        """
         outputs, inputs, dead = self._sides(widths)
         product = outputs * inputs
         macs = self._macs_weight * product
@@ -166,6 +169,10 @@ class CostModel:
         if dead is not None:
             macs, parameters = np.where(dead, 0.0, macs), np.where(dead, 0.0, parameters)
         return {"macs": float(macs.sum()), "parameters": float(parameters.sum())}
+
+    def offering(self, groups: Sequence[Group]) -> CostModel:
+        """Return the same costs over the same groups with other ladders."""
+        return CostModel(self.ops, groups)
 
     def by_op(self, widths: Sequence[int]) -> NDArray[np.float64]:
         """Return the MACs of each op, in the order of ``ops``."""
@@ -195,7 +202,7 @@ def aligned(cost: CostModel, multiple: int) -> CostModel:
         rungs = ladder(group.channels, (multiple,), group.segments) if len(group.ladder) > 1 else group.ladder
         return replace(group, ladder=tuple(r for r in rungs if r == group.channels or r % multiple == 0))
 
-    return CostModel(cost.ops, [narrowed(group) for group in cost.groups])
+    return cost.offering([narrowed(group) for group in cost.groups])
 
 
 def canonical(groups: Sequence[Group], widths: Sequence[int]) -> Widths:

@@ -240,6 +240,14 @@ class EngineRow(_Data):
     layers: list[KernelRow] = Field(default_factory=list)
 
 
+class PredictionRow(_Data):
+    """What the latency table said of a finished graph that was then timed, at the pace of that session."""
+
+    name: str
+    predicted_ms: float
+    measured_ms: float
+
+
 class Report(_Data):
     """Everything a build says about itself: the content of ``report.json``."""
 
@@ -264,6 +272,7 @@ class Report(_Data):
     )
     artifacts: list[ArtifactRow]
     engine: EngineRow | None = None
+    predictions: list[PredictionRow] = Field(default_factory=list, description="by the latency table, if there is one")
     environment: dict[str, Any]
     notes: list[str] = Field(default_factory=list)
 

@@ -17,6 +17,7 @@ from edgeprune.budget import Budget
 from edgeprune.groups import CostModel
 from edgeprune.passes.base import Silent
 from edgeprune.report import Latency, Measurement, Score
+from edgeprune.tally import Tallied
 
 ITEMS = 1000
 
@@ -87,6 +88,8 @@ class Shop:
     relu_loses: Callable[[float], int] = lambda share: 0
     moved: dict[str, float] | None = None
     lowered: tuple[str, ...] = ()
+    table: Path | None = None
+    bench: Any = None
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,7 +98,8 @@ class Shop:
             network = nn.Sequential(network, nn.SiLU())
         self.original = torch_model(network, (1, 3, 12, 12))
         board = SimpleNamespace(channel_multiples={"fp32": 8}, widest_multiple=8)
-        self.means = SimpleNamespace(budget=self.budget, cost=self.cost, seed=0, board=board, progress=Silent())
+        self.means = SimpleNamespace(budget=self.budget, cost=self.cost, seed=0, board=board, progress=Silent(),
+                                     table=self.table)  # fmt: skip
         self.source = self.finish("original", ())
 
     def finish(self, name: str, passes: Sequence[Any]) -> Made:
@@ -103,6 +107,7 @@ class Shop:
         share, asked = 1.0, ()
         if search is not None:
             full = self.cost_model.full
+            full = Tallied(self.cost_model, search.tallies).full
             share = min(limit / full[q] for q, limit in search.limits)
             asked = tuple(f"{search.limits} {i}" for i in range(search.evaluations))
         elif any(p.name == "recut" for p in passes):

@@ -18,6 +18,7 @@ from edgeprune.budget import Budget, Limit
 from edgeprune.cli import main
 from edgeprune.compiler.request import Request
 from edgeprune.errors import BadModel, Infeasible, MissingPackage
+from edgeprune.profiles.latency_table import Check
 from edgeprune.report import GroupRow, Report
 
 
@@ -403,13 +404,19 @@ def test_inspect_shows_groups_and_reasons(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("edgeprune.compiler.profile")
-    answer = (candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),))
-    module.profile_artifact = lambda path, target, threads, progress, board: answer  # type: ignore[attr-defined]
+    told = Check(name="m.onnx", predicted_ms=1.1, measured_ms=1.0)
+    answer = (candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),), told)
+    module.profile_artifact = lambda path, target, threads, progress, board, table: answer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("profile", "m.onnx").stdout.split())
     assert "p50 0.812 ms, p90 0.861 ms, p99 1.06 ms (measured, 600 runs)" in text
     assert "conv1 Conv 0.2 ms 25.00 %" in text
-    assert json.loads(run("profile", "m.onnx", "--json").stdout)["layers"][0]["op"] == "Conv"
+    assert "t.json predicts 1.1 ms at its own pace, at which 1 ms were measured (+10.0 %)" in " ".join(
+        run("profile", "m.onnx", "--table", "t.json").stdout.split()
+    )
+    raw = json.loads(run("profile", "m.onnx", "--json").stdout)
+    assert raw["layers"][0]["op"] == "Conv"
+    assert raw["table"] == {"name": "m.onnx", "predicted_ms": 1.1, "measured_ms": 1.0, "error": pytest.approx(0.1)}
 
 
 @pytest.mark.parametrize(("codes", "code"), [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2)])

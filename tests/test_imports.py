@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model"},
-    {"groups", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
+    {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
     | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
     {"dialects"},
     {"agents", "backends", "engines"},

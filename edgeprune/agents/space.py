@@ -11,12 +11,13 @@ from functools import cached_property
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP, CostModel, Widths, canonical
 
-_WORDS = {"macs": "MACs", "parameters": "parameters"}
+_WORDS = {"macs": "MACs", "parameters": "parameters", "latency": "predicted latency", "energy": "predicted energy"}
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Every plan a search may propose, under absolute ceilings on ``macs`` or ``parameters``.
+    """Every plan a search may propose, under absolute ceilings on what the cost algebra knows:
+    ``macs``, ``parameters``, and ``latency`` or ``energy`` where there is a tally of it.
 
     Widths name every group of ``cost``; *choices* name the free ones alone (those with more than one option), in the
     same order. The cost of a plan must not fall when a width grows, which holds for the cost algebra.

@@ -40,7 +40,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """What one node of the runtime's optimized graph takes: mean milliseconds a run, and its share of all of them."""
+    """What one node of the runtime's optimized graph takes: milliseconds a run, and its share of all of them."""
 
     name: str
     op: str

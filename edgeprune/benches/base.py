@@ -14,6 +14,7 @@ from edgeprune.backends.base import Artifact, Backend, LayerTime
 from edgeprune.model import OnnxModel, Runner
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.energy import Energy
+from edgeprune.profiles.measure import Plan
 from edgeprune.report import Measurement
 
 Source = Literal["measured", "estimated"]
@@ -72,10 +73,13 @@ class Bench(ABC):
         return self.emit(model).precisions
 
     @abstractmethod
-    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
-        """Time graphs batch by batch, in turns; ratios are against the first. Unavailable where nothing is known."""
+    def measure(self, models: Mapping[str, OnnxModel], plan: Plan | None = None) -> dict[str, Measurement]:
+        """Time graphs batch by batch, in turns; ratios are against the first. Unavailable where nothing is known.
 
-    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+        ``plan`` says how long, where that is not the bench's own choice.
+        """
+
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
         """Return what each layer takes, in order; empty where that cannot be told."""
         return ()
 

@@ -14,6 +14,7 @@ from edgeprune.benches.base import Bench, Source
 from edgeprune.dialects.kernels import kernels_of
 from edgeprune.model import OnnxModel
 from edgeprune.profiles.board import Board, load
+from edgeprune.profiles.measure import Plan
 from edgeprune.profiles.roofline import estimate_ms, kernel_ms
 from edgeprune.report import Latency, Measurement
 
@@ -36,7 +37,7 @@ class Estimate(Bench):
         counts = Counter(k.precision for k in kernels_of(model.path) if k.operator in ("Conv", "ConvTranspose"))
         return dict(sorted(counts.items()))
 
-    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
+    def measure(self, models: Mapping[str, OnnxModel], plan: Plan | None = None) -> dict[str, Measurement]:
         """Return an estimate for each graph, unavailable where the board's file tells too little."""
         found: dict[str, Measurement] = {}
         first: float | None = None
@@ -54,7 +55,7 @@ class Estimate(Bench):
             )
         return found
 
-    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
         """Return an estimate for each kernel; empty where the board's file tells too little."""
         kernels = kernels_of(model.path)
         each = [kernel_ms(kernel, self.board) for kernel in kernels]

@@ -13,7 +13,7 @@ from edgeprune.benches.base import Bench
 from edgeprune.model import OnnxModel
 from edgeprune.profiles import energy, sensors
 from edgeprune.profiles.energy import Energy
-from edgeprune.profiles.measure import interleave
+from edgeprune.profiles.measure import Plan, interleave
 from edgeprune.report import Measurement
 
 
@@ -26,7 +26,7 @@ def _named(measured: Measurement, runtime: Backend) -> Measurement:
 class Here(Bench):
     """Runs and times on this machine."""
 
-    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
+    def measure(self, models: Mapping[str, OnnxModel], plan: Plan | None = None) -> dict[str, Measurement]:
         """Time graphs interleaved (see ``profiles.measure``)."""
         with ExitStack() as stack:
             calls: dict[str, Callable[[], object]] = {}
@@ -34,12 +34,12 @@ class Here(Bench):
                 runner = stack.enter_context(self.open(model))
                 image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
                 calls[name] = lambda runner=runner, image=image: runner({"input": image})  # type: ignore[misc]
-            found = interleave(calls, self.threads, self.seed, self.conditions())
+            found = interleave(calls, self.threads, self.seed, self.conditions(), plan)
         return {name: _named(one, self.runtime(models[name])) for name, one in found.items()}
 
-    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
         """Return the runtime's own profile."""
-        return self.runtime(model).layer_times(self.emit(model), self.threads)
+        return self.runtime(model).layer_times(self.emit(model), self.threads, runs)
 
     def peak_memory_bytes(self, model: OnnxModel) -> int | None:
         """Return what loading and running adds to a fresh process."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import trim_mean
 
-from edgeprune.backends.base import Artifact
+from edgeprune.backends.base import Artifact, LayerTime
 from edgeprune.benches.over_ssh import OverSsh
 from edgeprune.errors import Lacking
 from edgeprune.model import OnnxModel
@@ -23,19 +24,17 @@ from edgeprune.report import Measurement
 class OnnxRuntimeBoard(OverSsh):
     """A Raspberry Pi or the like: ``python3`` with ``onnxruntime`` is all it needs."""
 
-    plan = Plan()
-
-    def session(self, models: Mapping[str, OnnxModel], folder: str) -> dict[str, Measurement]:
+    def session(self, models: Mapping[str, OnnxModel], folder: str, plan: Plan) -> dict[str, Measurement]:
         """Time graphs in turns; a noisy session is repeated."""
         files = self._bring(models, folder)
-        asked = {"models": files, "threads": self.threads, "rounds": self.plan.rounds,
-                 "seconds": self.plan.round_seconds, "warmup": self.plan.warmup}  # fmt: skip
+        asked = {"models": files, "threads": self.threads, "rounds": plan.rounds,
+                 "seconds": plan.round_seconds, "warmup": plan.warmup}  # fmt: skip
         sessions: list[Rounds] = []
-        while not sessions or (len(sessions) < self.plan.attempts and not quiet(sessions[-1], self.plan)):
+        while not sessions or (len(sessions) < plan.attempts and not quiet(sessions[-1], plan)):
             told = self._ask("time", asked, folder)
             sessions.append(Rounds(told["times"], told["stolen"]))
         versions = {key: told[key] for key in ("onnxruntime", "python")}
-        return from_rounds(sessions, self.seed, {"threads": self.threads, **versions}, self.plan)
+        return from_rounds(sessions, self.seed, {"threads": self.threads, **versions}, plan)
 
     def work(self, model: OnnxModel, folder: str, seconds: float) -> tuple[Sequence[str], Callable[[], float]]:
         """Loop over the graph in one process."""
@@ -47,6 +46,18 @@ class OnnxRuntimeBoard(OverSsh):
             return float(told["seconds"]) / max(int(told["runs"]), 1)
 
         return [self.board.python, "onboard.py", "loop", json.dumps(asked)], pace
+
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
+        """Return the interquartile mean of each node there, by the profiler of the board's ONNX Runtime."""
+        with self.leased() as folder:
+            files = self._bring({"model": model}, folder)
+            told = self._ask("layers", {"model": files["model"], "threads": self.threads, "runs": runs,
+                                        "prefix": "profile"}, folder)  # fmt: skip
+        means = [float(trim_mean(times, 0.25)) for _, _, times in told["layers"]]
+        total = sum(means) or 1.0
+        return tuple(
+            LayerTime(name, op, ms, ms / total) for (name, op, _), ms in zip(told["layers"], means, strict=True)
+        )
 
     def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
         """Run one batch there and here, and note by how much the outputs differ; the graph is all it wants."""

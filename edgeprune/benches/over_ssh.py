@@ -20,6 +20,7 @@ from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.conditions import around, gather
 from edgeprune.profiles.energy import Energy, Protocol
+from edgeprune.profiles.measure import Plan
 from edgeprune.profiles.remote_power import discover, mean_power, sample, whole
 from edgeprune.profiles.ssh import Lease, Ssh, lease_name
 from edgeprune.report import Measurement
@@ -44,6 +45,7 @@ class OverSsh(Estimate):
 
     source: Source = "measured"
     protocol = Protocol()
+    plan = Plan()
 
     def __init__(
         self,
@@ -89,20 +91,20 @@ class OverSsh(Estimate):
             except Lacking as error:
                 self.progress.note(f"the lease could not be given back ({error}); it ends by itself")
 
-    def measure(self, models: Mapping[str, OnnxModel]) -> dict[str, Measurement]:
+    def measure(self, models: Mapping[str, OnnxModel], plan: Plan | None = None) -> dict[str, Measurement]:
         """Time graphs on the board, in turns, with its conditions before and after."""
         self.progress.note(f"timing on {self.ssh.name}: {', '.join(models)}")
         with self.leased() as folder:
             before = self.facts()
             self._require_room(before, sum(model.path.stat().st_size for model in models.values()))
-            found = self.session(models, folder)
+            found = self.session(models, folder, plan or self.plan)
             seen = {**self.conditions(), **around(before, self.facts())}
         return {
             name: one.model_copy(update={"conditions": {**one.conditions, **seen}}) for name, one in found.items()
         }
 
     @abstractmethod
-    def session(self, models: Mapping[str, OnnxModel], folder: str) -> dict[str, Measurement]:
+    def session(self, models: Mapping[str, OnnxModel], folder: str, plan: Plan) -> dict[str, Measurement]:
         """Time graphs with the runtime of the board; ``folder`` there is ours."""
 
     def energy(self, model: OnnxModel) -> Energy | None:
@@ -154,7 +156,7 @@ class OverSsh(Estimate):
     def _in(self, folder: str) -> Callable[[Sequence[str], float], bytes]:
         return lambda words, timeout: self.ssh.run(["sh", "-c", IN_FOLDER, "sh", folder, *words], timeout)
 
-    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
         """Return nothing unless the board's runtime tells it: an estimate must not stand among measured figures."""
         return ()
 

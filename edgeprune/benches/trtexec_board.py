@@ -53,14 +53,14 @@ class TrtexecBoard(OverSsh):
     warmup_ms = 300
     _found: tuple[str, trtexec.Version] | None = None
 
-    def session(self, models: Mapping[str, OnnxModel], folder: str) -> dict[str, Measurement]:
+    def session(self, models: Mapping[str, OnnxModel], folder: str, plan: Plan) -> dict[str, Measurement]:
         """Build what is not built yet, then let trtexec time the engines in turns, a second each."""
         tool = self.tool()
         built = {name: self.built(model, folder) for name, model in models.items()}
         times: dict[str, list[list[float]]] = {name: [] for name in models}
         names = list(models)
         unstable: list[float] = []
-        for turn in range(self.plan.rounds):
+        for turn in range(plan.rounds):
             for i in range(len(names)):
                 name = names[(turn + i) % len(names)]
                 command = tool.time(f"{built[name].stem}.engine", "times.json", self.seconds, self.warmup_ms)
@@ -75,7 +75,7 @@ class TrtexecBoard(OverSsh):
             "flags": "spin wait, no transfers, no CUDA graph",
             "variation_told": max(unstable, default=None),
         }
-        return from_rounds([Rounds(times)], self.seed, conditions, self.plan)
+        return from_rounds([Rounds(times)], self.seed, conditions, plan)
 
     def work(self, model: OnnxModel, folder: str, seconds: float) -> tuple[Sequence[str], Callable[[], float]]:
         """Let trtexec run the engine back to back."""
@@ -114,7 +114,7 @@ class TrtexecBoard(OverSsh):
                          f"{self.board.version}")
         return Artifact(engine.path, model.spec, self.backend.name, engine.precisions, engine, tuple(notes))
 
-    def layer_times(self, model: OnnxModel) -> tuple[LayerTime, ...]:
+    def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
         """Return trtexec's own profile of the engine's layers."""
         with self.leased() as folder:
             layers = self._timed_layers(self.built(model, folder), folder)

@@ -79,7 +79,7 @@ def compile(
     unknown = set(options) - known
     if unknown:
         raise BadOption(f"compile has no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-    paths = {name: Path(options[name]) for name in ("data", "recipe", "out") if options.get(name) is not None}
+    paths = {name: Path(options[name]) for name in ("data", "recipe", "out", "table") if options.get(name) is not None}
     request = Request(
         model=Path(model) if isinstance(model, str | Path) else None,
         task=task if isinstance(task, str) else task.name,
@@ -227,6 +227,7 @@ def _means(
         workers=cores,
         device=device,
         progress=progress,
+        table=request.table,
     )
 
 

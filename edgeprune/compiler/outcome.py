@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeprune.budget import Basis, Check, verdict
-from edgeprune.compiler import runtimes
+from edgeprune.compiler import runtimes, tabling
 from edgeprune.compiler.cache import versions
 from edgeprune.compiler.ceilings import exceeded
 from edgeprune.compiler.opening import Opened
@@ -22,6 +22,7 @@ from edgeprune.report import (
     Evaluation,
     GroupRow,
     Measurement,
+    PredictionRow,
     Report,
     Score,
     Search,
@@ -158,6 +159,8 @@ def conclude(
     ]
     notes = [*opened.notes, *outcome.notes, *_noise(measured), *runtimes.remark(workshop, chosen.name, measured)]
     notes += [MASKED] if masked else []
+    told = tabling.predictions(outcome.table, {c.name: c.model for c in outcome.candidates.values()}, measured)
+    notes += [tabling.told(told)] if told else []
     return Report(
         verdict=word,
         basis=basis,
@@ -174,6 +177,7 @@ def conclude(
         plan=_plan(chosen),
         learning=_learning(workshop, outcome),
         artifacts=[],
+        predictions=[PredictionRow.model_validate(one.model_dump()) for one in told],
         environment=_environment(workshop),
         notes=notes,
     )

@@ -6,12 +6,15 @@ from contextlib import closing
 from pathlib import Path
 
 from edgeprune.backends.base import LayerTime
+from edgeprune.benches import tabulate
 from edgeprune.benches.choose import bench_for
+from edgeprune.compiler import tabling
 from edgeprune.compiler.cache import root
 from edgeprune.errors import BadInput
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress
 from edgeprune.profiles import board as boards
+from edgeprune.profiles.latency_table import Check
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Candidate
 
@@ -19,12 +22,14 @@ __all__ = ["LayerTime", "profile_artifact"]
 
 
 def profile_artifact(
-    path: Path, target: str, threads: int, progress: Progress, board: str | None = None
-) -> tuple[Candidate, tuple[LayerTime, ...]]:
+    path: Path, target: str, threads: int, progress: Progress, board: str | None = None, table: Path | None = None
+) -> tuple[Candidate, tuple[LayerTime, ...], Check | None]:
     """Time an ONNX file, or the one in a build's folder, on ``target``, which is at ``board`` if that is elsewhere.
 
     Returns the whole (percentiles, peak memory, convolutions by precision) and the layers in execution order; estimates
-    where the target is elsewhere and ``board`` is None. Raises BadInput for a file that cannot be run.
+    where the target is elsewhere and ``board`` is None. With ``table``, its kernels are measured into that file, and
+    what it predicts is held against the clock, recorded there, and returned too. Raises BadInput for a file that cannot
+    be run.
     """
     path = path / "model.onnx" if path.is_dir() else path
     if not path.is_file():
@@ -46,4 +51,12 @@ def profile_artifact(
             precisions=dict(precisions),
             measurement=bench.complete(measured, model).model_copy(update=alone),
         )
-        return whole, bench.layer_times(model)
+        told = None
+        if table is not None:
+            known, found = tabling.open_table(table, bench), tabling.units_of(model)
+            tabling.extend(known, table, bench, model, found, progress)
+            told = next(iter(tabulate.check(known, bench, {str(path): (model, found)})), None)
+            if told is not None:
+                known.checks.append(told)
+                known.write(table)
+        return whole, bench.layer_times(model), told

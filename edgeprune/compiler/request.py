@@ -30,7 +30,8 @@ MOST_THREADS = 1024
 class Request:
     """What to build. Two equal requests on the same machine and files are the same build.
 
-    ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere.
+    ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere. ``table`` is the
+    file of a latency table that the search is to aim by; what it lacks is measured into it.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
     ``effort`` says.
@@ -44,6 +45,7 @@ class Request:
     input_shape: tuple[int, ...] | None = None
     target: str = "host-cpu"
     board: str | None = None
+    table: Path | None = None
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None
@@ -67,6 +69,8 @@ class Request:
                 raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")
         if not 1 <= self.threads <= MOST_THREADS:
             raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
+        if self.table is not None and self.cost != "measured":
+            raise BadOption(f"--table is for a search by the clock; it has no say with --cost {self.cost}")
         if self.board is not None:
             Ssh.parse(self.board)
         if not 0 <= self.seed < 2**32:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
 from edgeprune.budget import largest
-from edgeprune.compiler import replacing
+from edgeprune.compiler import replacing, tabling
 from edgeprune.compiler.ceilings import Ceilings, require_meter
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.replacing import Replaced
@@ -22,9 +22,13 @@ from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.sparsify import Sparsify
+from edgeprune.profiles.latency_table import LatencyTable
+from edgeprune.tally import Tallied
 
 STEP = 0.05
-"""Distance of two neighbouring cost targets of the bisection, as a share of the original's MACs."""
+"""Distance of two neighbouring cost targets of the bisection, as a share of the original's."""
+WORDS = {"macs": "MACs", "latency": "predicted latency"}
+"""What a search may aim at."""
 ATTEMPTS = 3
 """Trained builds at most when the first one under a size, latency or energy ceiling comes out above it."""
 
@@ -33,12 +37,14 @@ ATTEMPTS = 3
 class Outcome:
     """What the strategy finished: the candidates by name, what the bisection tried on its way, and remarks.
 
-    ``control`` is a dense model trained here that went on training for as long as the pruned one did.
+    ``control`` is a dense model trained here that went on training for as long as the pruned one did. ``table`` told
+    the latency of plans, where there was one.
     """
 
     candidates: dict[str, Finished] = field(default_factory=dict)
     probes: list[Finished] = field(default_factory=list)
     control: Finished | None = None
+    table: LatencyTable | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -55,6 +61,7 @@ class Strategy:
         self._asked: set[str] = set()
         self._to_come = 1
         self._aligned = False
+        self._aim = "macs"
         self._replacing: list[AnyPass] = []
 
     def run(self) -> Outcome:
@@ -79,6 +86,7 @@ class Strategy:
         self._aligned = grid is not cost
         if not ceilings or ceilings.measured:
             self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
+        grid = self._by_table(grid)
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
@@ -102,13 +110,36 @@ class Strategy:
         self.outcome.probes.extend(replaced.probes)
         self.outcome.notes.extend(replaced.notes)
 
+    def _by_table(self, cost: CostModel) -> CostModel:
+        """Let the searches aim at the latency that the table tells, where there is one: at MACs otherwise.
+
+        The kernels are those of the candidate that is to be cut, at its precision and with its activations.
+        """
+        path, masked = self.workshop.means.table, self.tools.sparsify.granularity != "channel"
+        if path is None or masked:
+            return cost
+        bench, progress = self.workshop.bench, self.workshop.means.progress
+        base = self.outcome.candidates[replacing.NAME if self._replacing else "quantized-only"]
+        table, found = tabling.open_table(path, bench), tabling.units_of(base.model)
+        tabling.extend(table, path, bench, base.model, found, progress)
+        tally = tabling.tally_of(table, found)
+        self.tools = dataclasses.replace(
+            self.tools, sparsify=dataclasses.replace(self.tools.sparsify, tallies=(tally,))
+        )
+        self.outcome.table, self.outcome.notes = table, [
+            *self.outcome.notes,
+            f"the search aimed at the latency told by {path} ({table.digest()[:12]})",
+        ]
+        self._aim = "latency"
+        return Tallied(cost, [tally])
+
     # --- with a floor alone -----------------------------------------------------------------------
 
     def _above_floor(self, cost: CostModel) -> Finished | None:
         """Return the deepest cut that holds the floor, by bisection over the cost target; None if none does."""
         if self.budget.max_accuracy_drop is None or not self.tools.data:
             return self._dead_only()
-        targets = _targets(cost)
+        targets = _targets(cost, self._aim)
         first = max(1, math.floor(len(targets) / 3 * self._left()))
         stride = 1 if self._replacing else None  # what they left of the floor tells where the end is
         allowance = self._allowance(cost, len(targets), stride)
@@ -116,7 +147,9 @@ class Strategy:
 
         def holds(k: int) -> bool:
             found[k] = self._probe(
-                f"probe at {targets[k - 1]:.2f}x MACs", {"macs": targets[k - 1] * cost.full["macs"]}, allowance
+                f"probe at {targets[k - 1]:.2f}x {WORDS[self._aim]}",
+                {self._aim: targets[k - 1] * cost.full[self._aim]},
+                allowance,
             )
             held = self.workshop.holds(found[k]) is not False
             self.workshop.means.progress.note(f"{found[k].name}: {'holds' if held else 'misses'} the floor")
@@ -170,26 +203,26 @@ class Strategy:
         return best
 
     def _under_measured(self, ceilings: Ceilings, cost: CostModel) -> Finished:
-        """Bisect the MACs target on finished artifacts for the least cut that is cheap enough by clock and sensor, then
+        """Bisect the cost target on finished artifacts for the least cut that is cheap enough by clock and sensor, then
         train that one.
         """
         wanted = ceilings.searchable()
-        ceiling = wanted.get("macs", math.inf)
-        targets = _targets(cost)
-        targets = [t for t in targets if t * cost.full["macs"] <= ceiling] or targets[-1:]
+        ceiling = wanted.get(self._aim, math.inf)
+        targets = _targets(cost, self._aim)
+        targets = [t for t in targets if t * cost.full[self._aim] <= ceiling] or targets[-1:]
         allowance = self._allowance(cost, len(targets))
 
         def limits(k: int) -> dict[str, float]:
-            return {**wanted, "macs": min(targets[k - 1] * cost.full["macs"], ceiling)}
+            return {**wanted, self._aim: min(targets[k - 1] * cost.full[self._aim], ceiling)}
 
         def cheap_enough(k: int) -> bool:
             cutting = self._cutting(limits(k), allowance)
-            probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x MACs", cutting)
+            probe = ceilings.untrained(f"shape at {targets[k - 1]:.2f}x {WORDS[self._aim]}", cutting)
             return ceilings.cheap_enough(self._noted(probe))
 
         least = len(targets) - largest(len(targets) - 1, lambda j: cheap_enough(len(targets) - j))
         for k in range(least, min(least + ATTEMPTS, len(targets) + 1)):
-            best = self._probe(f"trained at {targets[k - 1]:.2f}x MACs", limits(k), allowance)
+            best = self._probe(f"trained at {targets[k - 1]:.2f}x {WORDS[self._aim]}", limits(k), allowance)
             if ceilings.cheap_enough(best):
                 break
         return best
@@ -253,8 +286,8 @@ class Strategy:
         return table + max(1, (self.tools.evaluations - table) // searches)
 
 
-def _targets(cost: CostModel) -> list[float]:
-    """Return cost targets as shares of the MACs, descending by STEP from just below 1 to the least reachable one."""
-    least = cost.cost(Space(cost, {}).minimum())["macs"] / cost.full["macs"]
+def _targets(cost: CostModel, aim: str) -> list[float]:
+    """Return cost targets as shares of the original's, descending by STEP from just below 1 to the least reachable."""
+    least = cost.cost(Space(cost, {}).minimum())[aim] / cost.full[aim]
     steps = math.floor((1.0 - least) / STEP + 1e-9)
     return [round(1.0 - STEP * k, 4) for k in range(1, steps + 1)] or [least]

@@ -134,9 +134,10 @@ def precisions(candidate: Candidate) -> str:
 
 def pruning_gain(report: Report) -> str:
     """Say what pruning added over lower precision alone, from the finished candidates of the same run; other
-    activations, where the pruned candidate has them, came along.
+    activations, where the pruned candidate has them, came along. Both by the runtime that the chosen one is for.
     """
-    named = {c.name: c for c in report.candidates}
+    runtime = next((c.runtime for c in (*(c for c in report.candidates if c.chosen), *report.candidates)), "")
+    named = {c.name.partition(", ")[0]: c for c in report.candidates if c.runtime == runtime}
     alone, both = named.get("quantized-only"), named.get("pruned-quantized")
     if alone is None or both is None:
         return "This build has no pair of candidates that shows what pruning added over quantization alone."

@@ -43,6 +43,7 @@ class Means:
     workers: int
     device: str
     progress: Progress
+    table: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from edgeprune.profiles.board import Board
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.report import Evaluation, GroupRow, SearcherRow
 from edgeprune.surgery import rebuild, resolve
+from edgeprune.tally import Tallied, Tally
 from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
 
@@ -34,7 +35,8 @@ TABLE_BASELINES = ("greedy", "knapsack")
 class Sparsify(Pass[TorchModel, TorchModel]):
     """Search a plan under absolute ceilings and apply it.
 
-    ``limits`` are (quantity, ceiling) pairs on ``macs`` or ``parameters``, held by the action wall. ``evaluations``
+    ``limits`` are (quantity, ceiling) pairs on ``macs``, ``parameters`` or what ``tallies`` tell of the target, held by
+    the action wall. ``evaluations``
     counts every true evaluation of this search: those of the baselines that make the warm start, and the sensitivity
     table two of them share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration``
     training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each.
@@ -58,6 +60,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     images: int = 2000
     aligned: bool = False
     granularity: Granularity = "channel"
+    tallies: tuple[Tally, ...] = ()
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
@@ -71,7 +74,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         """Return what the search chooses about, with its cost algebra: groups of channels, or layers."""
         if self.granularity != "channel":
             return layers.rows(model, self.granularity)
-        return trace(model, tuple(board.channel_multiples.values()))
+        cost = trace(model, tuple(board.channel_multiples.values()))
+        return Tallied(cost, self.tallies) if self.tallies else cost
 
     def ranking(self, model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> importance.Scores:
         """Return which channels of each group matter least; nothing for masks, whose weights tell it themselves."""
@@ -92,7 +96,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         if ctx.task is None:
             raise UnmetRequirement("a search needs a task to score its plans; give --data")
         if not self.limits:
-            raise UnmetRequirement("a search needs a ceiling on macs or parameters")
+            raise UnmetRequirement("a search needs a ceiling on macs, parameters or what a table tells")
         if self.granularity != "channel" and model.surgery.masks:
             raise UnmetRequirement("this model is masked already; let one search choose all of its masks")
 

@@ -2,6 +2,7 @@
 
     python3 onboard.py time '{"models": {"a": "a.onnx"}, "threads": 1, "rounds": 15, "seconds": 0.1, "warmup": 10}'
     python3 onboard.py loop '{"model": "a.onnx", "threads": 1, "seconds": 5, "result": "loop.json"}'
+    python3 onboard.py layers '{"model": "a.onnx", "threads": 1, "runs": 50, "prefix": "profile"}'
     python3 onboard.py predict '{"model": "a.onnx", "threads": 1, "images": "in.npy", "outputs": "out.npy"}'
 
 Each prints one line of JSON, the last of its output. Nothing is written but what the command names.
@@ -65,6 +66,32 @@ def loop(asked: Dict[str, Any]) -> Dict[str, Any]:
     return told
 
 
+def layers(asked: Dict[str, Any]) -> Dict[str, Any]:
+    """Return [name, operator, milliseconds of every run] of each node, in order, by ONNX Runtime's profiler.
+
+    Its file begins with ``prefix`` and is removed.
+    """
+    import numpy
+
+    session = _session(asked["model"], asked["threads"], asked["prefix"])
+    one = session.get_inputs()[0]
+    feed = {one.name: numpy.random.RandomState(0).standard_normal(one.shape).astype(numpy.float32)}
+    for _ in range(asked["runs"] + 1):
+        session.run(None, feed)
+    path = session.end_profiling()
+    try:
+        with open(path, encoding="utf-8") as file:
+            events = json.load(file)
+    finally:
+        os.remove(path)
+    found = {}  # type: Dict[str, List[Any]]
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"][: -len("_kernel_time")]
+            found.setdefault(name, [event["args"]["op_name"]]).append(event["dur"] / 1e3)
+    return {"layers": [[name, told[0], told[2:] or told[1:]] for name, told in found.items()]}
+
+
 def predict(asked: Dict[str, Any]) -> Dict[str, int]:
     """Run every image of a file, shape (n, C, H, W), and write the first outputs, shape (n, ...), to another."""
     import numpy
@@ -89,10 +116,12 @@ def _version() -> str:
     return str(onnxruntime.__version__)
 
 
-def _session(path: str, threads: int) -> Any:
+def _session(path: str, threads: int, profile: str = "") -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.enable_profiling = bool(profile)
+    options.profile_file_prefix = profile or "profile"
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -139,7 +168,7 @@ def _text(path: str) -> str:
 
 
 if __name__ == "__main__":
-    COMMANDS = {"time": time_models, "loop": loop, "predict": predict}
+    COMMANDS = {"time": time_models, "loop": loop, "layers": layers, "predict": predict}
     if len(sys.argv) != 3 or sys.argv[1] not in COMMANDS:
-        sys.exit("usage: onboard.py time|loop|predict JSON")
+        sys.exit("usage: onboard.py time|loop|layers|predict JSON")
     print("\n" + json.dumps(COMMANDS[sys.argv[1]](json.loads(sys.argv[2]))))

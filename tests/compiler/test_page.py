@@ -168,6 +168,18 @@ def test_the_gain_over_the_warm_start_is_said_whatever_it_is(gain: float | None,
     assert sentence in words(render(report(search=search.model_copy(update={"gain_over_warm_start": gain}))))
 
 
+def test_the_gain_is_told_of_the_runtime_that_the_chosen_one_is_for() -> None:
+    four = candidates()
+    there = [
+        c.model_copy(update={"name": f"{c.name}, openvino", "runtime": "openvino", "macs": 1e6 * (2 * i + 1)})
+        for i, c in enumerate(four)
+    ]
+    here = [c.model_copy(update={"chosen": False, "runtime": "onnxruntime", "note": "slower there"}) for c in four]
+    told = wording.pruning_gain(report(candidates=[*here, *there]))
+    assert told.endswith("The pruned candidate was chosen.")
+    assert f"MACs at {wording.ratio(there[3].macs / there[1].macs)}" in told
+
+
 def test_pruning_that_did_not_pay_is_said() -> None:
     four = candidates()
     four[1] = four[1].model_copy(update={"chosen": True})

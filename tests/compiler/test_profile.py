@@ -31,8 +31,8 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_build_is_profiled_whole_and_by_layer(built: Any, quickly: list[int]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in built.directory.iterdir()}
-    whole, layers = profile_artifact(built.directory, "host-cpu", 2, Silent())
-    assert quickly == [2]
+    whole, layers, table = profile_artifact(built.directory, "host-cpu", 2, Silent())
+    assert quickly == [2] and table is None
     assert whole.name == str(built.directory / "model.onnx")
     assert whole.size_bytes == (built.directory / "model.onnx").stat().st_size
     assert sum(whole.precisions.values()) > 0
@@ -46,7 +46,7 @@ def test_a_build_is_profiled_whole_and_by_layer(built: Any, quickly: list[int]) 
 
 def test_a_file_by_another_name_is_left_alone(built: Any, quickly: list[int], tmp_path: Path) -> None:
     mine = Path(shutil.copy(built.directory / "model.onnx", tmp_path / "mine.onnx"))
-    whole, _ = profile_artifact(mine, "host-cpu", 1, Silent())
+    whole, _, _ = profile_artifact(mine, "host-cpu", 1, Silent())
     assert whole.name == str(mine)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.onnx"]
 

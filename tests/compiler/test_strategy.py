@@ -19,7 +19,7 @@ def searched(shop: Shop) -> int:
 
 
 def test_targets_descend_in_steps_to_what_can_be_reached(cost_model: CostModel) -> None:
-    targets = _targets(cost_model)
+    targets = _targets(cost_model, "macs")
     assert targets[0] == 1 - STEP
     assert np.allclose(-np.diff(targets), STEP)
     smallest = cost_model.cost([DROP if g.block else g.ladder[-1] for g in cost_model.groups])["macs"]

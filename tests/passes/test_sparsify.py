@@ -259,7 +259,7 @@ def test_a_search_needs_a_task_and_a_ceiling(tmp_path: Path) -> None:
     with pytest.raises(UnmetRequirement, match=r"^a search needs a task to score its plans; give --data$"):
         Sparsify(limits=(("macs", 1.0),)).requires(model, ctx)
     ctx, _ = context(tmp_path, model, task=Answers(model, 8))
-    with pytest.raises(UnmetRequirement, match=r"^a search needs a ceiling on macs or parameters$"):
+    with pytest.raises(UnmetRequirement, match=r"^a search needs a ceiling on macs, parameters or what a table tells$"):
         Sparsify().requires(model, ctx)
 
 

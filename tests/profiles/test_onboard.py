@@ -45,6 +45,17 @@ def test_models_are_timed_in_turns(tmp_path: Path) -> None:
         assert all(0 < ms < 1000 for r in rounds for ms in r)
 
 
+def test_it_times_layers_and_leaves_nothing(tmp_path: Path) -> None:
+    onnx.save(graph(PLAIN), tmp_path / "a.onnx")
+    asked = {"model": "a.onnx", "threads": 1, "runs": 7, "prefix": "profile"}
+    [(name, operator, times)] = [
+        one for one in ask("layers", json.dumps(asked), folder=tmp_path)["layers"] if "Conv" in one[1]
+    ]
+    assert name and operator == "Conv"
+    assert len(times) == 7 and all(0 <= ms < 1000 for ms in times)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_it_predicts_what_the_host_does(tmp_path: Path, count: int) -> None:
     proto = graph(PLAIN)
@@ -61,4 +72,4 @@ def test_it_predicts_what_the_host_does(tmp_path: Path, count: int) -> None:
 def test_an_unknown_command(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         ask("rm", folder=tmp_path)
-    assert caught.value.stderr == "usage: onboard.py time|loop|predict JSON\n"
+    assert caught.value.stderr == "usage: onboard.py time|loop|layers|predict JSON\n"

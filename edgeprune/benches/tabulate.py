@@ -1,0 +1,186 @@
+"""Measure what a latency table lacks: each kernel as a graph of its own, through the target's runtime.
+
+Many kernels run side by side in one graph, and the runtime's profiler tells what each takes; the profiler slows nodes
+down, by as much as is found out here. A reference among them tells the pace of the machine, whose moods cancel out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from scipy.optimize import lsq_linear
+
+from edgeprune.benches.base import Bench
+from edgeprune.dialects.unit_graphs import branches, graph_of, reference, side_by_side, write
+from edgeprune.dialects.units import Unit
+from edgeprune.errors import UnmetRequirement
+from edgeprune.model import OnnxModel
+from edgeprune.passes.base import Progress
+from edgeprune.profiles.latency_table import Check, Facts, LatencyTable, axis
+from edgeprune.profiles.measure import Plan
+
+_CHAINS = (1, 4, 16, 48)
+_SITTINGS = 5
+_RUNS = 60
+_SHORT = Plan(rounds=5, round_seconds=0.05, warmup=3, attempts=1)
+_LEAST_MS = 1e-4
+
+
+@dataclass(frozen=True)
+class Point:
+    """A kernel at one width."""
+
+    unit: Unit
+    outputs: int
+    inputs: int
+
+
+def facts_of(bench: Bench) -> Facts:
+    """Return what a table is tied to."""
+    told = bench.conditions()
+    return Facts(
+        board=bench.identity or bench.board.name,
+        runtime=bench.backend.name,
+        version=told.get("version") or bench.board.version or None,
+        processor=told.get("processor"),
+        threads=bench.threads,
+    )
+
+
+def lacking(table: LatencyTable, units: Sequence[Unit], widths: Callable[[Unit], tuple[Sequence[int], Sequence[int]]]
+            ) -> list[Point]:  # fmt: skip
+    """Return the points of ``units`` that the table lacks: each form over the grid that ``widths`` gives its units."""
+    found: dict[tuple[str, int, int], Point] = {}
+    for unit in units:
+        outputs, inputs = widths(unit) if unit.scalable else ((unit.outputs,), (unit.inputs,))
+        for o in outputs:
+            for i in inputs:
+                if not table.knows(unit.form, o, i):
+                    found.setdefault((unit.form, o, i), Point(unit, o, i))
+    return list(found.values())
+
+
+def grid(unit: Unit) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the widths at which a unit is measured when nothing is known of what may be cut."""
+    if unit.depthwise:
+        return axis(unit.outputs), (1,)
+    return axis(unit.outputs), axis(unit.inputs)
+
+
+def fill(
+    table: LatencyTable,
+    bench: Bench,
+    model: OnnxModel,
+    network: Sequence[Unit],
+    points: Sequence[Point],
+    save: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Measure ``points`` into ``table``, calling ``save`` after each batch: interrupted, it goes on from there.
+
+    ``network`` are the kernels of ``model``, which all of them are of.
+    """
+    if table.reference_ms is None:
+        calibrate(table, bench)
+    node_ms = _node_ms(bench, model, table.run_ms)
+    turns = list(batches(network, points))
+    for batch in progress.track(turns, "latency table: batches of kernels", len(turns)):
+        with tempfile.TemporaryDirectory() as folder:
+            graphs = [graph_of(p.unit, p.outputs, p.inputs) for p in batch]
+            times = _own(bench, graphs, Path(folder), node_ms)
+        assert table.reference_own_ms is not None
+        pace = table.reference_own_ms / times[0]
+        for point, ms in zip(batch, times[1:], strict=True):
+            if not table.knows(point.unit.form, point.outputs, point.inputs):
+                table.add(point.unit.form, point.unit.scalable, point.outputs, point.inputs, ms * pace)
+        save()
+
+
+def batches(network: Sequence[Unit], points: Sequence[Point]) -> Iterator[list[Point]]:
+    """Yield batches that hold ``points`` between them, each as large as the network: every kernel of it once, at a
+    width that is still to be measured, or at its own where none is left. So they leave the caches as its layers do.
+    """
+    waiting: dict[str, deque[Point]] = {}
+    for point in points:
+        waiting.setdefault(point.unit.form, deque()).append(point)
+    while any(waiting.values()):
+        yield [
+            waiting[unit.form].popleft() if waiting.get(unit.form) else Point(unit, unit.outputs, unit.inputs)
+            for unit in network
+        ]
+
+
+def _node_ms(bench: Bench, model: OnnxModel, run_ms: float) -> float:
+    """Return what the profiler adds to each node of a graph: by so much more the nodes take than the whole does."""
+    found = []
+    for _ in range(_SITTINGS):
+        layers, clock = bench.layer_times(model, _RUNS), bench.measure({"model": model}, _SHORT)["model"].latency_ms
+        if layers and clock is not None:
+            found.append((sum(one.ms for one in layers) - (clock.p50 - run_ms)) / len(layers))
+    return max(float(np.median(found)), 0.0) if found else 0.0
+
+
+def _own(bench: Bench, graphs: Sequence[onnx.ModelProto], folder: Path, node_ms: float) -> list[float]:
+    """Return what the kernels of the reference and of some graphs take, run side by side."""
+    every = [reference(opset=graphs[0].opset_import if graphs else None), *graphs]
+    model = write(side_by_side(every), folder / "units.onnx")
+    layers = bench.layer_times(model, _RUNS)
+    if not layers:
+        raise UnmetRequirement(
+            f"the runtime of {bench.board.name} does not tell what each layer takes, which --table wants"
+        )
+    found = branches([(one.name, one.op) for one in layers], len(every))
+    return [max(sum(layers[at].ms - node_ms for at in nodes), _LEAST_MS) for nodes in found]
+
+
+def calibrate(table: LatencyTable, bench: Bench) -> None:
+    """Begin a table: find out what a run takes beside its kernels, and how fast the machine is now.
+
+    By the clock a graph takes ``run_ms`` more, and so much a node less, than its profile adds up to. Both are found by
+    least squares over chains of a tiny convolution, once and many times; relative errors count. The middle of several
+    sittings is taken.
+    """
+    found = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        graphs = {"reference": write(reference(), folder / "reference.onnx")}
+        for length in _CHAINS:
+            graphs[str(length)] = write(reference(length, 2, 8), folder / f"{length}.onnx")
+        for _ in range(_SITTINGS):
+            measured = bench.measure(graphs, Plan(round_seconds=0.02))
+            took = {name: one.latency_ms.p50 for name, one in measured.items() if one.latency_ms is not None}
+            if len(took) < len(graphs):
+                raise UnmetRequirement(f"nothing can be timed on {bench.board.name} here; give --board")
+            seen = {name: bench.layer_times(model, _RUNS) for name, model in graphs.items()}
+            clock = np.array([took[name] for name in graphs])
+            whole = np.array([sum(one.ms for one in seen[name]) for name in graphs])
+            nodes = np.array([len(seen[name]) for name in graphs])
+            sides = np.stack([1.0 / clock, -nodes / clock], axis=1)
+            run_ms, node_ms = map(float, lsq_linear(sides, 1.0 - whole / clock, (0.0, np.inf)).x)
+            found.append((took["reference"], _own(bench, [], folder, node_ms)[0], run_ms))
+    table.reference_ms, table.reference_own_ms, table.run_ms = map(float, np.median(found, axis=0))
+
+
+def check(
+    table: LatencyTable, bench: Bench, wholes: Mapping[str, tuple[OnnxModel, Sequence[Unit]]]
+) -> tuple[Check, ...]:
+    """Time whole graphs at the table's pace and hold its predictions against them."""
+    assert table.reference_ms is not None
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = {"reference": write(reference(), Path(folder) / "reference.onnx")}
+        measured = bench.measure({**graphs, **{name: model for name, (model, _) in wholes.items()}})
+    found = []
+    for name, (_, units) in wholes.items():
+        predicted = table.predict((unit.form, unit.outputs, unit.inputs) for unit in units)
+        ratio = measured[name].ratio
+        if predicted is not None and ratio is not None:
+            found.append(Check(name=name, predicted_ms=predicted, measured_ms=ratio * table.reference_ms))
+    return tuple(found)
+
+

@@ -1,0 +1,124 @@
+"""Latency tables in a build: what a search reckons with is what the finished graph takes."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from contexts import BOARD, context, torch_model
+from machine import Machine
+
+from edgeprune.benches.tabulate import facts_of
+from edgeprune.budget import Budget
+from edgeprune.compiler import tabling
+from edgeprune.errors import BadInput, BadOption, UnmetRequirement
+from edgeprune.groups import plan_of
+from edgeprune.importance import scores
+from edgeprune.model import OnnxModel, TorchModel
+from edgeprune.passes.base import Silent
+from edgeprune.passes.export import Export
+from edgeprune.profiles.latency_table import LatencyTable
+from edgeprune.report import Latency, Measurement
+from edgeprune.surgery import rebuild, resolve
+from edgeprune.tally import Tallied
+from edgeprune.tracing import trace
+
+
+def exported(model: TorchModel, folder: Path) -> OnnxModel:
+    folder.mkdir()
+    ctx, _ = context(folder, model, board=BOARD)
+    return Export().run(model, ctx)
+
+
+@pytest.fixture
+def original() -> TorchModel:
+    return torch_model(tiny.network(), (1, 3, 12, 12))
+
+
+def table_of(model: OnnxModel, path: Path) -> LatencyTable:
+    bench: Any = Machine()
+    table = tabling.open_table(path, bench)
+    tabling.extend(table, path, bench, model, tabling.units_of(model), Silent())
+    return table
+
+
+def test_the_search_reckons_with_what_the_finished_graph_takes(original: TorchModel, tmp_path: Path) -> None:
+    whole = exported(original, tmp_path / "whole")
+    table = table_of(whole, tmp_path / "t.json")
+    cost = Tallied(trace(original), [tabling.tally_of(table, tabling.units_of(whole))])
+    assert cost.full["latency"] == pytest.approx(tabling.predicted_ms(table, whole), rel=1e-6)
+    rng, ranking = np.random.default_rng(0), scores(original, cost.groups, "l2", None, 0)
+    for turn in range(3):
+        widths = tuple(int(rng.choice(g.ladder)) for g in cost.groups)
+        smaller = rebuild(original, resolve(original.module, cost.groups, plan_of(cost.groups, widths, ranking)))
+        made = exported(smaller, tmp_path / str(turn))
+        assert cost.cost(widths)["latency"] == pytest.approx(tabling.predicted_ms(table, made), rel=0.03)
+        assert cost.cost(widths)["latency"] < cost.full["latency"]
+
+
+def test_a_table_is_kept_and_asked_again_measures_nothing(original: TorchModel, tmp_path: Path) -> None:
+    whole = exported(original, tmp_path / "whole")
+    table = table_of(whole, tmp_path / "t.json")
+    assert LatencyTable.read(tmp_path / "t.json") == table
+    bench: Any = Machine()
+    again = tabling.open_table(tmp_path / "t.json", bench)
+    assert tabling.extend(again, tmp_path / "t.json", bench, whole, tabling.units_of(whole), Silent()) == 0
+    assert bench.calls == 0
+
+
+def test_a_table_of_another_machine_is_refused(tmp_path: Path) -> None:
+    bench: Any = Machine()
+    other = facts_of(bench).model_copy(update={"processor": "another"})
+    LatencyTable(other).write(tmp_path / "t.json")
+    with pytest.raises(BadInput) as error:
+        tabling.open_table(tmp_path / "t.json", bench)
+    assert str(error.value) == (
+        f"{tmp_path / 't.json'} was measured with processor another, and this is none; give another file"
+    )
+
+
+def test_a_table_wants_a_clock(tmp_path: Path) -> None:
+    bench: Any = SimpleNamespace(source="estimated", board=SimpleNamespace(name="jetson-orin"))
+    with pytest.raises(UnmetRequirement) as error:
+        tabling.open_table(tmp_path / "t.json", bench)
+    assert str(error.value) == "--table wants a clock, and jetson-orin is not here; measure on the board with --board"
+
+
+def test_a_table_where_no_file_can_be_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bench: Any = Machine()
+    with pytest.raises(BadOption):
+        tabling.open_table(tmp_path / "file" / "t.json", bench)
+
+
+def test_predictions_of_a_build_are_at_the_pace_of_its_own_session(original: TorchModel, tmp_path: Path) -> None:
+    whole = exported(original, tmp_path / "whole")
+    table = table_of(whole, tmp_path / "t.json")
+    there = dataclasses.replace(whole, runtime="openvino")
+    models = {"quantized-only": whole, "pruned-quantized": whole, "pruned-quantized, openvino": there}
+    clock = {"quantized-only": 3.0, "pruned-quantized": 2.0, "pruned-quantized, openvino": 1.0}
+    measured = {name: Measurement(source="measured", latency_ms=Latency(p50=ms)) for name, ms in clock.items()}
+    [told] = tabling.predictions(table, models, measured)
+    assert (told.name, told.predicted_ms, told.measured_ms) == ("pruned-quantized", pytest.approx(3.0), 2.0)
+    assert tabling.predictions(None, models, measured) == ()
+    assert tabling.predictions(LatencyTable(table.facts), models, measured) == ()
+    assert "over 1 graphs: 50.0 % apart in the median" in tabling.told([told])
+
+
+def test_with_a_table_the_bisection_is_over_latency(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeprune.tally import Tally, Term
+
+    table = SimpleNamespace(digest=lambda: "0123456789abcdef")
+    monkeypatch.setattr(tabling, "open_table", lambda path, bench: table)
+    monkeypatch.setattr(tabling, "units_of", lambda model: ())
+    monkeypatch.setattr(tabling, "extend", lambda *arguments: 0)
+    first = Term(whole=1.0, moved={"0": 1.0})
+    monkeypatch.setattr(tabling, "tally_of", lambda table, found: Tally("latency", [first], 1.0))
+    shop, outcome = decide(Budget(0.01), cost="measured", table=Path("t.json"))
+    searches = [one for made in shop.finished for one in made.passes if one.name == "sparsify"]
+    assert searches and all([q for q, _ in one.limits] == ["latency"] and one.tallies for one in searches)
+    assert all("x predicted latency" in probe.name for probe in outcome.probes)
+    assert outcome.table is table and "the search aimed at the latency told by t.json (0123456789ab)" in outcome.notes
