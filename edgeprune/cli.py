@@ -165,6 +165,10 @@ _threads = _option("Target", "--threads", type=click.IntRange(1, 1024), metavar=
 _table = _option("Target", "--table", type=_PATH, metavar="FILE",
                  help="Latency table of the target. Kernels it lacks are measured into it; compile then searches by "
                  "the latency it tells instead of by MACs.")
+_energy = _option("Target", "--energy", type=click.Choice(
+    ["sensor", "two-point", "theoretical", "theoretical-published"]), default="sensor", show_default=True,
+                  help="How energy is told: by the power sensor over whole windows, by its readings at both ends of a "
+                  "window, or estimated from arithmetic and traffic.")
 _json = _option("Output", "--json", "as_json", is_flag=True,
                 help="Print the result as JSON, and nothing else, on standard output.")
 _quiet = _option("Output", "--quiet", is_flag=True, help="Show no progress and no table.")
@@ -197,7 +201,8 @@ def main() -> None:
     _option("Budget", "--max-latency", callback=_ceiling, metavar="12ms|0.5x",
             help="Ceiling on p50, absolute or of the original's."),
     _option("Budget", "--max-energy", callback=_ceiling, metavar="60mJ|0.5x",
-            help="Ceiling on the energy of one run, the idle board's included; needs a power sensor that answers."),
+            help="Ceiling on the energy of one run, the idle board's included; needs a power sensor that answers, or "
+            "--energy theoretical."),
     _option("Budget", "--max-size", callback=_ceiling, metavar="4MB|0.25x",
             help="Ceiling on the bytes to deploy."),
     _option("Budget", "--max-macs", callback=_ceiling, metavar="30M|0.5x",
@@ -221,7 +226,7 @@ def main() -> None:
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
-    _target, _board, _threads, _table,
+    _target, _board, _threads, _table, _energy,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
     _option("Output", "--out", type=_PATH, metavar="DIR",
@@ -298,9 +303,10 @@ def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | Non
 
 @main.command("profile")
 @click.argument("artifact", type=_PATH)
-@_options(_target, _board, _threads, _table, _json, _quiet)
+@_options(_target, _board, _threads, _table, _energy, _json, _quiet)
 def profile_(
-    artifact: Path, target: str, board: str | None, threads: int, table: Path | None, as_json: bool, quiet: bool
+    artifact: Path, target: str, board: str | None, threads: int, table: Path | None, energy: Any, as_json: bool,
+    quiet: bool,
 ) -> None:
     """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes.
 
@@ -318,7 +324,7 @@ def profile_(
         from edgeprune.compiler.profile import profile_artifact
         from edgeprune.compiler.table import profile, show
 
-        candidate, layers, told = profile_artifact(artifact, target, threads, _progress(quiet), board, table)
+        candidate, layers, told = profile_artifact(artifact, target, threads, _progress(quiet), board, table, energy)
     if as_json:
         rows = [asdict(layer) for layer in layers]
         shown = {} if told is None else {"table": {**told.model_dump(), "error": told.error}}

@@ -180,9 +180,15 @@ class CostModel:
         macs: NDArray[np.float64] = self._macs_weight * outputs * inputs
         return macs if dead is None else np.where(dead, 0.0, macs)
 
+    def touched(self, group: int) -> NDArray[np.bool_]:
+        """Return which ops a group's channels go in or out of, or are dropped with its block; in the order of ``ops``.
+        """
+        touched = (self._out_share[:, group] > 0) | (self._in_share[:, group] > 0) | self._inside[:, group]
+        return np.asarray(touched)
+
     def share_of(self, group: int) -> dict[str, float]:
         """Return the share of the full model's MACs and parameters in the ops a group touches (shares overlap)."""
-        touched = (self._out_share[:, group] > 0) | (self._in_share[:, group] > 0) | self._inside[:, group]
+        touched = self.touched(group)
         product = self._outputs * self._inputs
         parameters = self._parameter_weight * product + self._per_channel * self._outputs + self._fixed
         macs = self._macs_weight * product

@@ -76,6 +76,23 @@ class Tallied(CostModel):
             )
         return found
 
+    def share_of(self, group: int) -> dict[str, float]:
+        """Return the share of the full model's MACs, parameters and tallies in what a group touches (shares overlap).
+        """
+        touched = {op.name for op, is_so in zip(self.ops, self.touched(group), strict=True) if is_so}
+        found = super().share_of(group)
+        for tally in self.tallies:
+            taken = sum(
+                (self._full_of(term) if term.op in touched else 0.0)
+                + term.whole * sum(share for op, share in term.moved.items() if op in touched)
+                for term in tally.terms
+            )
+            found[tally.quantity] = taken / max(self.full[tally.quantity], 1e-12)
+        return found
+
+    def _full_of(self, term: Term) -> float:
+        return term.whole if term.grid is None else float(term.grid[-1, -1])
+
     def _term(
         self,
         tally: int,

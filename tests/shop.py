@@ -132,6 +132,9 @@ class Shop:
         ratio *= 1.0 - replaced(candidate.passes) * (1.0 - self.cheaper)
         return Measurement(source="measured", latency_ms=Latency(p50=ratio, p90=ratio, p99=ratio), ratio=ratio)
 
+    def recorded_energy(self, candidate: Made) -> float:
+        return 100.0 * candidate.share
+
 
 CHEAPER: dict[str, Any] = {"cost": "measured", "smooth": True, "cheaper": 0.6}
 """A shop in which other activations pay."""

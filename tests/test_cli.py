@@ -406,7 +406,7 @@ def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -
     module = types.ModuleType("edgeprune.compiler.profile")
     told = Check(name="m.onnx", predicted_ms=1.1, measured_ms=1.0)
     answer = (candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),), told)
-    module.profile_artifact = lambda path, target, threads, progress, board, table: answer  # type: ignore[attr-defined]
+    module.profile_artifact = lambda path, target, threads, progress, board, table, energy: answer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("profile", "m.onnx").stdout.split())
     assert "p50 0.812 ms, p90 0.861 ms, p99 1.06 ms (measured, 600 runs)" in text

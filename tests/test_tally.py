@@ -69,6 +69,14 @@ def test_groups_of_a_convolution_and_depthwise_ones_are_looked_up_by_their_own_c
     assert tallied.cost((8,))["latency"] == pytest.approx(8 + 32)
 
 
+def test_the_share_of_a_group_is_that_of_all_it_touches() -> None:
+    tallied = Tallied(cost(), [tally(beside=0.0)])
+    shares = tallied.share_of(0)
+    assert shares["latency"] == pytest.approx((48 + 128 + 128 + 160 + 7) / tallied.full["latency"])
+    assert tallied.share_of(1)["latency"] == pytest.approx((128 + 128 + 3.5) / tallied.full["latency"])
+    assert shares["macs"] == cost().share_of(0)["macs"]
+
+
 def test_other_ladders_keep_the_tallies() -> None:
     narrowed = aligned(Tallied(cost(), [tally()]), 8)
     assert narrowed.groups[0].ladder == (16, 8) and narrowed.groups[1].ladder == (8,)

@@ -50,8 +50,8 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     ``info`` of the last step carries ``widths`` and ``score``.
 
     The observation is float32, shape (OBSERVATIONS,), in [-1, 1]: where the episode stands, what the group is
-    (channels, kernel, stride, resolution, share of MACs and parameters), and how the plan so far lies to the
-    ceilings.
+    (channels, kernel, stride, resolution, share of MACs and parameters; of latency or energy instead of MACs where the
+    ceiling is on that), and how the plan so far lies to the ceilings.
     """
 
     def __init__(self, space: Space, evaluator: Evaluator, *, scale: float = 0.1, reference: float = 0.0,
@@ -172,6 +172,7 @@ def _describe(space: Space, step: int) -> list[float]:
     first = next((ops[m.module] for m in group.members if m.side == "out" and m.module in ops), None)
     op = first or Op("", group.channels, None)
     shares = space.cost.share_of(index)
+    aim = next((quantity for quantity in ("energy", "latency") if quantity in space.limits), "macs")
     return [
         2.0 * position - 1.0,
         *waves,
@@ -182,6 +183,6 @@ def _describe(space: Space, step: int) -> list[float]:
         op.shape.get("kernel", 1.0) / 3.5 - 1.0,
         op.shape.get("stride", 1.0) - 2.0,
         math.log2(max(op.shape.get("height", 1.0) * op.shape.get("width", 1.0), 1.0)) / 8.0 - 1.0,
-        2.0 * shares["macs"] - 1.0,
+        2.0 * min(shares[aim], 1.0) - 1.0,
         2.0 * shares["parameters"] - 1.0,
     ]

@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from edgeprune import find
 from edgeprune.backends.base import Artifact, Backend, LayerTime
+from edgeprune.dialects.kernels import kernels_of
 from edgeprune.model import OnnxModel, Runner
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.energy import Energy
+from edgeprune.profiles.energy_model import FORMULAS, Method, run_mj
 from edgeprune.profiles.measure import Plan
 from edgeprune.report import Measurement
 
@@ -29,6 +31,7 @@ class Bench(ABC):
 
     source: Source = "measured"
     """What its times are."""
+    energy_method: Method = "sensor"
 
     def __init__(self, board: Board, threads: int = 1, seed: int = 0) -> None:
         self.board, self.threads, self.seed = board, threads, seed
@@ -88,7 +91,14 @@ class Bench(ABC):
         return None
 
     def energy(self, model: OnnxModel) -> Energy | None:
-        """Return what one run takes, by a sensor that answers; None where there is none."""
+        """Return what one run takes by ``energy_method``; None where it wants a sensor and none answers."""
+        for formula in FORMULAS:
+            if self.energy_method == formula:
+                return Energy(run_mj(kernels_of(model.path), formula), source="estimated", method=formula)
+        return self.metered(model)
+
+    def metered(self, model: OnnxModel) -> Energy | None:
+        """Return what one run takes by a sensor that answers; None where there is none."""
         return None
 
     def complete(self, measured: Measurement, model: OnnxModel) -> Measurement:
@@ -96,9 +106,9 @@ class Bench(ABC):
         update: dict[str, Any] = {"peak_memory_bytes": self.peak_memory_bytes(model)}
         found = self.energy(model)
         if found is not None:
-            more = {"sensor": found.sensor, "net_mj": found.net_mj, "idle_mw": found.idle_mw, "spread": found.spread,
-                    "windows": found.windows, "rails_mj": dict(found.rails)}  # fmt: skip
-            update |= {"energy_mj": found.total_mj, "power_mw": found.power_mw, "energy_source": "measured"}
+            more = {"method": found.method, "sensor": found.sensor, "net_mj": found.net_mj, "idle_mw": found.idle_mw,
+                    "spread": found.spread, "windows": found.windows, "rails_mj": dict(found.rails)}  # fmt: skip
+            update |= {"energy_mj": found.total_mj, "power_mw": found.power_mw, "energy_source": found.source}
             update["conditions"] = {**measured.conditions, "energy": more}
         return measured.model_copy(update=update)
 

@@ -45,14 +45,14 @@ class Here(Bench):
         """Return what loading and running adds to a fresh process."""
         return self.runtime(model).peak_memory_bytes(self.emit(model), self.threads)
 
-    def energy(self, model: OnnxModel) -> Energy | None:
+    def metered(self, model: OnnxModel) -> Energy | None:
         """Measure with the sensor that the board's file names, where it answers here."""
         sensor = sensors.find(self.board.power)
         if sensor is None:
             return None
         image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
         with self.open(model) as runner:
-            return energy.measure(lambda: runner({"input": image}), sensor)
+            return energy.measure(lambda: runner({"input": image}), sensor, method=self.energy_method)
 
     def conditions(self) -> dict[str, Any]:
         """Name runtime, version and processor."""

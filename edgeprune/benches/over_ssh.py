@@ -14,7 +14,7 @@ from typing import Any
 from edgeprune.backends.base import Artifact, LayerTime
 from edgeprune.benches.base import Source
 from edgeprune.benches.estimate import Estimate
-from edgeprune.errors import Lacking
+from edgeprune.errors import BadOption, Lacking
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles.board import Board
@@ -107,12 +107,14 @@ class OverSsh(Estimate):
     def session(self, models: Mapping[str, OnnxModel], folder: str, plan: Plan) -> dict[str, Measurement]:
         """Time graphs with the runtime of the board; ``folder`` there is ours."""
 
-    def energy(self, model: OnnxModel) -> Energy | None:
+    def metered(self, model: OnnxModel) -> Energy | None:
         """Run a graph in windows and read the board's sensor beside it; None where there is none that answers.
 
         Windows and idle time follow ``Protocol``; the mean power of a window's end, when it is sure to compute, times
         the pace of the runs is the energy of one.
         """
+        if self.energy_method == "two-point":
+            raise BadOption("--energy two-point is for a sensor of this machine; leave it out for a board")
         with self.leased() as folder:
             run = self._in(folder)
             sensor = discover(run, self.board.power, self.root)

@@ -6,8 +6,9 @@ down, by as much as is found out here. A reference among them tells the pace of 
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +104,26 @@ def fill(
 
 
 def batches(network: Sequence[Unit], points: Sequence[Point]) -> Iterator[list[Point]]:
-    """Yield batches that hold ``points`` between them, each as large as the network: every kernel of it once, at a
-    width that is still to be measured, or at its own where none is left. So they leave the caches as its layers do.
+    """Yield batches that hold ``points`` between them, each like the network at some width: every kernel of it once,
+    all of them about as narrow as one another. So they leave the caches as the layers of such a network do.
     """
-    waiting: dict[str, deque[Point]] = {}
-    for point in points:
-        waiting.setdefault(point.unit.form, deque()).append(point)
-    while any(waiting.values()):
-        yield [
-            waiting[unit.form].popleft() if waiting.get(unit.form) else Point(unit, unit.outputs, unit.inputs)
-            for unit in network
-        ]
+    waiting: dict[str, list[Point]] = {}
+    for point in sorted(points, key=lambda p: -(p.outputs * p.inputs) / (p.unit.outputs * p.unit.inputs)):
+        waiting.setdefault(point.unit.form, []).append(point)
+    kernels = Counter(unit.form for unit in network)
+    turns = max((math.ceil(len(every) / kernels[form]) for form, every in waiting.items()), default=0)
+    for turn in range(turns):
+        met: Counter[str] = Counter()
+        batch = []
+        for unit in network:
+            every = waiting.get(unit.form)
+            if every:
+                place = (turn * kernels[unit.form] + met[unit.form]) * len(every) // (turns * kernels[unit.form])
+                met[unit.form] += 1
+                batch.append(every[place])
+            else:
+                batch.append(Point(unit, unit.outputs, unit.inputs))
+        yield batch
 
 
 def _node_ms(bench: Bench, model: OnnxModel, run_ms: float) -> float:

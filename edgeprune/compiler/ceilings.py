@@ -49,7 +49,8 @@ def require_meter(workshop: Workshop) -> None:
         board = workshop.means.board
         raise UnmetRequirement(
             f"--max-energy needs a power sensor, and none of {board.name} answers here (its file names "
-            f"{board.power.sensor}); measure on the board with --board, or set --max-latency instead"
+            f"{board.power.sensor}); measure on the board with --board, estimate with --energy theoretical, or set "
+            f"--max-latency instead"
         )
 
 

@@ -204,7 +204,9 @@ def _bench(request: Request, progress: Progress) -> Bench:
     """Return where finished graphs of this build run."""
     board, cache = boards.load(request.target), root() / "boards"
     owner = "" if request.board is None else lease_name(request.out)
-    return bench_for(board, request.threads, request.seed, request.board, owner, progress, cache)
+    bench = bench_for(board, request.threads, request.seed, request.board, owner, progress, cache)
+    bench.energy_method = request.energy
+    return bench
 
 
 def _means(

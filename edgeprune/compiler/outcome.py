@@ -208,8 +208,9 @@ def _checks(
     clock: Basis = "estimated" if measured[chosen.name].source == "estimated" else "measured"
     before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
     spent, whole = measured[chosen.name].energy_mj, measured["original"].energy_mj
+    told: Basis = "estimated" if measured[chosen.name].energy_source == "estimated" else "measured"
     known: dict[str, tuple[float | None, float, Basis]] = {
-        "energy": (spent, math.nan if whole is None else whole, "measured"),
+        "energy": (spent, math.nan if whole is None else whole, told),
         "latency": (after.p50 if after else None, before.p50 if before else math.nan, clock),
         "size": (chosen.size_bytes, source.size_bytes, "exact"),
         "macs": (chosen.counts()["macs"], source.macs, "exact"),

@@ -14,6 +14,7 @@ from edgeprune.errors import BadInput
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress
 from edgeprune.profiles import board as boards
+from edgeprune.profiles.energy_model import Method
 from edgeprune.profiles.latency_table import Check
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Candidate
@@ -22,7 +23,8 @@ __all__ = ["LayerTime", "profile_artifact"]
 
 
 def profile_artifact(
-    path: Path, target: str, threads: int, progress: Progress, board: str | None = None, table: Path | None = None
+    path: Path, target: str, threads: int, progress: Progress, board: str | None = None, table: Path | None = None,
+    energy: Method = "sensor",
 ) -> tuple[Candidate, tuple[LayerTime, ...], Check | None]:
     """Time an ONNX file, or the one in a build's folder, on ``target``, which is at ``board`` if that is elsewhere.
 
@@ -39,6 +41,7 @@ def profile_artifact(
     bench = bench_for(
         boards.load(target), threads, 0, board, lease_name(path) if board else "", progress, root() / "boards"
     )
+    bench.energy_method = energy
     with closing(bench):
         precisions = bench.precisions(model)
         if bench.source == "measured":

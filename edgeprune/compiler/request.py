@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from edgeprune import find
 from edgeprune.budget import Budget, Cost
 from edgeprune.errors import BadOption, nearest
+from edgeprune.profiles.energy_model import Method
 from edgeprune.profiles.ssh import Ssh
 
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class Request:
     """What to build. Two equal requests on the same machine and files are the same build.
 
     ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere. ``table`` is the
-    file of a latency table that the search is to aim by; what it lacks is measured into it.
+    file of a latency table that the search is to aim by; what it lacks is measured into it. ``energy`` says how energy
+    is told.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
     ``effort`` says.
@@ -46,6 +48,7 @@ class Request:
     target: str = "host-cpu"
     board: str | None = None
     table: Path | None = None
+    energy: Method = "sensor"
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None
@@ -63,7 +66,7 @@ class Request:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("effort", "precision", "cost", "device"):
+        for name in ("effort", "precision", "cost", "device", "energy"):
             value, known = getattr(self, name), get_args(hints[name])
             if value not in known:
                 raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")

@@ -22,12 +22,13 @@ from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.sparsify import Sparsify
+from edgeprune.profiles.energy_model import Formula
 from edgeprune.profiles.latency_table import LatencyTable
 from edgeprune.tally import Tallied
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's."""
-WORDS = {"macs": "MACs", "latency": "predicted latency"}
+WORDS = {"macs": "MACs", "latency": "predicted latency", "energy": "estimated energy"}
 """What a search may aim at."""
 ATTEMPTS = 3
 """Trained builds at most when the first one under a size, latency or energy ceiling comes out above it."""
@@ -86,7 +87,7 @@ class Strategy:
         self._aligned = grid is not cost
         if not ceilings or ceilings.measured:
             self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
-        grid = self._by_table(grid)
+        grid = self._aimed(grid)
         best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
         if best is not None:
             self._finish_pair(best)
@@ -110,28 +111,33 @@ class Strategy:
         self.outcome.probes.extend(replaced.probes)
         self.outcome.notes.extend(replaced.notes)
 
-    def _by_table(self, cost: CostModel) -> CostModel:
-        """Let the searches aim at the latency that the table tells, where there is one: at MACs otherwise.
+    def _aimed(self, cost: CostModel) -> CostModel:
+        """Let the searches aim at estimated energy under a ceiling on energy, else at the latency that a table tells;
+        at MACs where there is neither.
 
         The kernels are those of the candidate that is to be cut, at its precision and with its activations.
         """
-        path, masked = self.workshop.means.table, self.tools.sparsify.granularity != "channel"
-        if path is None or masked:
+        path, bench = self.workshop.means.table, self.workshop.bench
+        energetic = "energy" in self.budget.ceilings() and "latency" not in self.budget.ceilings()
+        if (path is None and not energetic) or self.tools.sparsify.granularity != "channel":
             return cost
-        bench, progress = self.workshop.bench, self.workshop.means.progress
         base = self.outcome.candidates[replacing.NAME if self._replacing else "quantized-only"]
-        table, found = tabling.open_table(path, bench), tabling.units_of(base.model)
-        tabling.extend(table, path, bench, base.model, found, progress)
-        tally = tabling.tally_of(table, found)
-        self.tools = dataclasses.replace(
-            self.tools, sparsify=dataclasses.replace(self.tools.sparsify, tallies=(tally,))
-        )
-        self.outcome.table, self.outcome.notes = table, [
-            *self.outcome.notes,
-            f"the search aimed at the latency told by {path} ({table.digest()[:12]})",
-        ]
-        self._aim = "latency"
-        return Tallied(cost, [tally])
+        found, tallies = tabling.units_of(base.model), []
+        if path is not None:
+            self.outcome.table = table = tabling.open_table(path, bench)
+            tabling.extend(table, path, bench, base.model, found, self.workshop.means.progress)
+            tallies.append(tabling.tally_of(table, found))
+            self._aim = "latency"
+        if energetic:
+            published: Formula = "theoretical-published"
+            formula = published if bench.energy_method == published else "theoretical"
+            tallies.append(tabling.energy_of(found, formula))
+            self._aim = "energy"
+        told = f"latency, told by {path} ({table.digest()[:12]})" if self._aim == "latency" else f"{formula} energy"
+        self.outcome.notes.append(f"the search aimed at {told}")
+        search = dataclasses.replace(self.tools.sparsify, tallies=tuple(tallies))
+        self.tools = dataclasses.replace(self.tools, sparsify=search)
+        return Tallied(cost, tallies)
 
     # --- with a floor alone -----------------------------------------------------------------------
 

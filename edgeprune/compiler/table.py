@@ -68,10 +68,11 @@ def profile(candidate: Candidate, layers: Sequence[LayerTime]) -> RenderableType
         f"convolutions: {wording.precisions(candidate)}"
     )
     if found.energy_mj is not None:
-        sensor = found.conditions.get("energy", {}).get("sensor", "")
+        how = found.conditions.get("energy", {})
+        power = "" if found.power_mw is None else f" at {found.power_mw / 1e3:.2f} W"
         head.append(
-            f"; energy a run {wording.millijoules(found.energy_mj)} at {(found.power_mw or 0) / 1e3:.2f} W "
-            f"({found.energy_source}, {sensor})"
+            f"; energy a run {wording.millijoules(found.energy_mj)}{power} "
+            f"({found.energy_source}, {how.get('sensor') or how.get('method', '')})"
         )
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "operator", "time", "share"):

@@ -1,10 +1,13 @@
-"""A latency table in a build: measure what it lacks of a graph, and make it the cost that the search aims at."""
+"""What a search aims at besides MACs: the latency that a table tells, measured as far as it is lacking, and energy."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from edgeprune.benches.base import Bench
@@ -15,9 +18,13 @@ from edgeprune.dialects.units import Unit, moved_by, units
 from edgeprune.errors import BadInput, UnmetRequirement
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress
+from edgeprune.profiles.energy_model import Formula, kernel_mj
 from edgeprune.profiles.latency_table import Check, LatencyTable, errors
+from edgeprune.profiles.roofline import Kernel
 from edgeprune.report import Measurement
 from edgeprune.tally import Tally, Term
+
+_CORNERS = (0.125, 1.0)
 
 
 def open_table(path: Path, bench: Bench) -> LatencyTable:
@@ -71,6 +78,39 @@ def tally_of(table: LatencyTable, found: Sequence[Unit]) -> Tally:
         else:
             terms.append(Term(whole=surface.ms(unit.outputs, unit.inputs), moved=moved.get(unit.part.name, {})))
     return Tally("latency", terms, table.run_ms)
+
+
+def energy_of(found: Sequence[Unit], formula: Formula) -> Tally:
+    """Return the estimated energy of any plan for the graph whose kernels these are, in millijoules.
+
+    Arithmetic goes with the product of a layer's channels and traffic with each of them, so four corners tell all.
+    """
+    terms = []
+    moved = moved_by(found)
+    for unit in found:
+        kernel = unit.split.kernel(unit.part)
+        if unit.scalable:
+            corners = [[kernel_mj(_narrowed(unit, kernel, o, i), formula) for i in _CORNERS] for o in _CORNERS]
+            low, high = _CORNERS
+            axes = (low * unit.outputs, high * unit.outputs), (low * unit.inputs, high * unit.inputs)
+            terms.append(Term(unit.part.name, *axes, np.array(corners)))
+        else:
+            terms.append(Term(whole=kernel_mj(kernel, formula), moved=moved.get(unit.part.name, {})))
+    return Tally("energy", terms)
+
+
+def _narrowed(unit: Unit, kernel: Kernel, outputs: float, inputs: float) -> Kernel:
+    """Return a kernel with shares of its channels: what it reads besides its own input is as wide as its output."""
+    own = math.prod(unit.split.sizes.get(unit.part.main.input[0], ()))
+    inputs = outputs if unit.depthwise else inputs
+    product = outputs if unit.depthwise else outputs * inputs
+    return replace(
+        kernel,
+        macs=kernel.macs * product,
+        weights=round(kernel.weights * product),
+        read=round(own * inputs + (kernel.read - own) * outputs),
+        written=round(kernel.written * outputs),
+    )
 
 
 def predicted_ms(table: LatencyTable, model: OnnxModel) -> float | None:

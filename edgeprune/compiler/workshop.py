@@ -287,7 +287,9 @@ class Workshop:
         """Return the millijoules of one run, measured once and recorded as ``recorded_measure`` does; None without a
         sensor.
         """
-        name = key("energy", self._base, candidate.model.digest(), candidate.model.runtime)
+        name = key(
+            "energy", self._base, candidate.model.digest(), candidate.model.runtime, self.bench.energy_method
+        )
         with self.store.open(name) as folder:
             record = finished(folder)
             if record is not None:

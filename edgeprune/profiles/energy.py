@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
+from edgeprune.profiles.energy_model import Method
 from edgeprune.profiles.sensors import Kind, Sensor
 
 Sample = tuple[float, Mapping[str, float]]
@@ -38,18 +40,20 @@ class Energy:
 
     Total alone hides small gains, net alone hides that a faster model lets the board idle sooner; limits are held
     against the total. ``power_mw`` is the mean while working, ``idle_mw`` while not. ``spread`` is the coefficient of
-    variation of the windows; ``rails`` the total by rail.
+    variation of the windows; ``rails`` the total by rail. An estimate, by ``method``, knows the total alone.
     """
 
     total_mj: float
-    net_mj: float
-    power_mw: float
-    idle_mw: float
-    spread: float
-    windows: int
-    runs: int
-    sensor: str
+    net_mj: float | None = None
+    power_mw: float | None = None
+    idle_mw: float | None = None
+    spread: float | None = None
+    windows: int | None = None
+    runs: int | None = None
+    sensor: str | None = None
     rails: Mapping[str, float] = field(default_factory=dict)
+    source: Literal["measured", "estimated"] = "measured"
+    method: Method = "sensor"
 
 
 def integrate(samples: Sequence[Sample], kind: Kind, wraps: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -82,17 +86,22 @@ def measure(
     protocol: Protocol = Protocol(),
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    method: Method = "sensor",
 ) -> Energy:
     """Run ``work`` over and over and return what one run takes, and what the idle board draws.
 
-    ``work`` must not return before it is done: what it leaves running would be counted as idle.
+    ``work`` must not return before it is done: what it leaves running would be counted as idle. By the method
+    ``two-point`` the power at both ends of a window stands for all of it, as in DepGraphRL's Algorithm 1 (E = t ·
+    (P_start + P_end) / 2) without its slips: around a window of many runs and not one layer, which is over before the
+    sensor has a new value, and with no term added twice.
     """
     _until(clock, protocol.warmup, work, 0)
     found: list[tuple[float, float, int, Mapping[str, float]]] = []
     while len(found) < protocol.windows or (_spread(found) > protocol.spread and len(found) < protocol.most):
         with _Sampler(sensor, clock, sleep) as sampler:
             runs = _until(clock, protocol.seconds, work, protocol.runs)
-        rails = integrate(sampler.samples, sensor.kind, sensor.wraps)
+        samples = sampler.samples if method == "sensor" else [sampler.samples[0], sampler.samples[-1]]
+        rails = integrate(samples, sensor.kind, sensor.wraps)
         found.append((sum(rails[r] for r in sensor.total), sampler.elapsed, runs, rails))
     with _Sampler(sensor, clock, sleep) as sampler:
         sleep(protocol.seconds)
@@ -112,6 +121,7 @@ def measure(
         runs=sum(runs for _, _, runs, _ in found),
         sensor=sensor.name,
         rails={rail: joules / middle[2] for rail, joules in middle[3].items()},
+        method=method,
     )
 
 

@@ -87,13 +87,17 @@ def test_an_interrupted_table_goes_on_where_it_was(tmp_path: Path) -> None:
     assert lacking(table, found, grid) == []
 
 
-def test_each_batch_is_as_large_as_the_network(tmp_path: Path) -> None:
+def test_each_batch_is_like_the_network_at_some_width(tmp_path: Path) -> None:
     _, found = network(tmp_path)
     points = lacking(LatencyTable(facts_of(Machine())), found, grid)  # type: ignore[arg-type]
-    turns = list(batches(found, points[:7]))
-    assert [len(batch) for batch in turns] == [3, 3, 3]
-    asked = [(p.outputs, p.inputs) for batch in turns for p in batch]
-    assert asked[:7] == [(p.outputs, p.inputs) for p in points[:7]] and asked[7:] == [(16, 16), (16, 16)]
+    turns = list(batches(found, points))
+    assert {len(batch) for batch in turns} == {3} and len(turns) == len(points) // 3
+    assert {id(p) for batch in turns for p in batch} == {id(p) for p in points}, "each is measured"
+    work = [sum(p.outputs * p.inputs / (p.unit.outputs * p.unit.inputs) for p in batch) for batch in turns]
+    assert work == sorted(work, reverse=True), "narrow ones beside narrow ones"
+    [alone] = batches(found, points[:1])
+    assert [(p.outputs, p.inputs) for p in alone] == [(16, 3)] * 3
+    assert list(batches(found, [])) == []
 
 
 def test_a_runtime_that_tells_no_layer_times_is_refused(tmp_path: Path) -> None:

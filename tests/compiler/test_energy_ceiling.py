@@ -12,6 +12,7 @@ from compiler.conftest import arguments
 import edgeprune
 from edgeprune.benches.here import Here
 from edgeprune.budget import Budget, Limit
+from edgeprune.compiler.workshop import Workshop
 from edgeprune.errors import Infeasible, UnmetRequirement
 from edgeprune.model import OnnxModel
 from edgeprune.profiles.energy import Energy
@@ -56,6 +57,22 @@ def test_what_is_out_of_reach_is_refused(at: Path, tmp_path: Path, meter: list[s
         edgeprune.compile(**arguments(max_energy="0.001x", cost="measured"), out=tmp_path / "out")
 
 
+def test_an_estimate_serves_where_it_is_asked_for_and_says_that_it_is_one(
+    at: Path, tmp_path: Path, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Workshop, "complete", lambda self, one, model: self.bench.complete(one, model))
+    asked = arguments(max_energy="0.4x", max_accuracy_drop=0.9, cost="measured", energy="theoretical")
+    report = edgeprune.compile(**asked, out=tmp_path / "out").report
+    [row] = [row for row in report.budget if row.quantity == "energy"]
+    assert (report.verdict, row.held, row.basis, report.basis) == ("met", True, "estimated", "estimated")
+    assert report.result is not None and report.result.measurement.energy_source == "estimated"
+    assert report.result.measurement.conditions["energy"]["method"] == "theoretical"
+    assert report.result.measurement.power_mw is None
+    wanted = arguments(max_energy="0.4x", cost="measured", energy="theoretical", require_measured=True)
+    assert edgeprune.compile(**wanted, out=tmp_path / "again").report.verdict == "not-met"
+
+
 def test_without_a_sensor_it_is_refused_before_any_work(
     at: Path, tmp_path: Path, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,7 +80,7 @@ def test_without_a_sensor_it_is_refused_before_any_work(
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     sentence = (
         r"^--max-energy needs a power sensor, and none of host-cpu answers here \(its file names \w+\); measure on the "
-        r"board with --board, or set --max-latency instead"
+        r"board with --board, estimate with --energy theoretical, or set --max-latency instead"
     )
     with pytest.raises(UnmetRequirement, match=sentence):
         edgeprune.compile(**arguments(max_energy="60mJ", cost="measured"), out=tmp_path / "out")

@@ -12,18 +12,20 @@ from contexts import BOARD, context, torch_model
 from machine import Machine
 
 from edgeprune.benches.tabulate import facts_of
-from edgeprune.budget import Budget
+from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import tabling
+from edgeprune.dialects.kernels import kernels_of
 from edgeprune.errors import BadInput, BadOption, UnmetRequirement
 from edgeprune.groups import plan_of
 from edgeprune.importance import scores
 from edgeprune.model import OnnxModel, TorchModel
 from edgeprune.passes.base import Silent
 from edgeprune.passes.export import Export
+from edgeprune.profiles.energy_model import FORMULAS, run_mj
 from edgeprune.profiles.latency_table import LatencyTable
 from edgeprune.report import Latency, Measurement
 from edgeprune.surgery import rebuild, resolve
-from edgeprune.tally import Tallied
+from edgeprune.tally import Tallied, Tally, Term
 from edgeprune.tracing import trace
 
 
@@ -109,8 +111,6 @@ def test_predictions_of_a_build_are_at_the_pace_of_its_own_session(original: Tor
 
 
 def test_with_a_table_the_bisection_is_over_latency(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edgeprune.tally import Tally, Term
-
     table = SimpleNamespace(digest=lambda: "0123456789abcdef")
     monkeypatch.setattr(tabling, "open_table", lambda path, bench: table)
     monkeypatch.setattr(tabling, "units_of", lambda model: ())
@@ -121,4 +121,28 @@ def test_with_a_table_the_bisection_is_over_latency(decide: Any, monkeypatch: py
     searches = [one for made in shop.finished for one in made.passes if one.name == "sparsify"]
     assert searches and all([q for q, _ in one.limits] == ["latency"] and one.tallies for one in searches)
     assert all("x predicted latency" in probe.name for probe in outcome.probes)
-    assert outcome.table is table and "the search aimed at the latency told by t.json (0123456789ab)" in outcome.notes
+    assert outcome.table is table and "the search aimed at latency, told by t.json (0123456789ab)" in outcome.notes
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_the_energy_of_a_plan_is_that_of_its_finished_graph(formula: Any, original: TorchModel, tmp_path: Path) -> None:
+    whole = exported(original, tmp_path / "whole")
+    cost = Tallied(trace(original), [tabling.energy_of(tabling.units_of(whole), formula)])
+    assert cost.full["energy"] == pytest.approx(run_mj(kernels_of(whole.path), formula))
+    rng, ranking = np.random.default_rng(0), scores(original, cost.groups, "l2", None, 0)
+    for turn in range(3):
+        widths = tuple(int(rng.choice(g.ladder)) for g in cost.groups)
+        smaller = rebuild(original, resolve(original.module, cost.groups, plan_of(cost.groups, widths, ranking)))
+        made = exported(smaller, tmp_path / str(turn))
+        assert cost.cost(widths)["energy"] == pytest.approx(run_mj(kernels_of(made.path), formula), rel=0.02)
+
+
+def test_under_a_ceiling_on_energy_the_bisection_is_over_energy(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabling, "units_of", lambda model: ())
+    first = Term(whole=1.0, moved={"0": 1.0})
+    monkeypatch.setattr(tabling, "energy_of", lambda found, formula: Tally("energy", [first], 1.0))
+    bench = SimpleNamespace(energy_method="theoretical")
+    shop, outcome = decide(Budget(0.01, max_energy=Limit.parse("energy", "0.5x")), cost="measured", bench=bench)
+    searches = [one for made in shop.finished for one in made.passes if one.name == "sparsify"]
+    assert searches and all(dict(one.limits).keys() == {"energy"} for one in searches)
+    assert "the search aimed at theoretical energy" in outcome.notes

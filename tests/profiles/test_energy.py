@@ -90,6 +90,38 @@ def test_total_and_net_of_a_run() -> None:
     assert found.sensor == "made-up" and found.runs == pytest.approx(300, abs=3)
 
 
+def test_two_points_stand_for_what_lies_between_them() -> None:
+    """A board that is only busy between readings at rest: two-point sees the rest alone, as the thesis' method does."""
+    world = World()
+
+    class Meter(Counter):
+        kind: Kind = "power"
+
+        def read(self) -> Mapping[str, float]:
+            return {"whole": 3000.0}
+
+    found = measure(world.work, Meter(world), QUICK, world.clock, world.sleep, "two-point")
+    assert found.total_mj == pytest.approx(30.0) and found.net_mj == pytest.approx(0.0, abs=1e-9)
+    assert found.method == "two-point" and found.source == "measured"
+    counted = measure(world.work, Counter(world), QUICK, world.clock, world.sleep, "two-point")
+    assert counted.total_mj == pytest.approx(80.0), "a counter knows what lay between"
+
+
+def test_only_both_ends_of_a_window_are_read_by_two_points() -> None:
+    world = World()
+    steps = iter([{"whole": mw} for mw in (1000.0, 3000.0) * 8])
+
+    class Rising(Counter):
+        kind: Kind = "power"
+        total = ("whole",)  # type: ignore[assignment]
+
+        def read(self) -> Mapping[str, float]:
+            return next(steps)
+
+    found = measure(world.work, Rising(world), QUICK, world.clock, world.sleep, "two-point")
+    assert found.power_mw == pytest.approx(2000.0)
+
+
 def test_windows_that_disagree_are_repeated_up_to_a_limit() -> None:
     world = World(drift=30.0)
     found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
