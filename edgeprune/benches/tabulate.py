@@ -29,6 +29,7 @@ from edgeprune.profiles.measure import Plan
 _CHAINS = (1, 4, 16, 48)
 _SITTINGS = 5
 _RUNS = 60
+_ROUNDS = 10
 _SHORT = Plan(rounds=5, round_seconds=0.05, warmup=3, attempts=1)
 _LEAST_MS = 1e-4
 
@@ -89,7 +90,7 @@ def fill(
     """
     if table.reference_ms is None:
         calibrate(table, bench)
-    node_ms = _node_ms(bench, model, table.run_ms)
+    node_ms = _node_ms(table, bench, model, network) if points else 0.0
     turns = list(batches(network, points))
     for batch in progress.track(turns, "latency table: batches of kernels", len(turns)):
         with tempfile.TemporaryDirectory() as folder:
@@ -126,27 +127,44 @@ def batches(network: Sequence[Unit], points: Sequence[Point]) -> Iterator[list[P
         yield batch
 
 
-def _node_ms(bench: Bench, model: OnnxModel, run_ms: float) -> float:
-    """Return what the profiler adds to each node of a graph: by so much more the nodes take than the whole does."""
+def _node_ms(table: LatencyTable, bench: Bench, model: OnnxModel, network: Sequence[Unit]) -> float:
+    """Return what the profiler adds to each node: a network takes by so much less by the clock than its kernels, side by
+    side at their own widths, add up to.
+
+    Both at the pace of the table, which what is sought changes a little; the middle of several sittings.
+    """
+    assert table.reference_ms is not None and table.reference_own_ms is not None
     found = []
-    for _ in range(_SITTINGS):
-        layers, clock = bench.layer_times(model, _RUNS), bench.measure({"model": model}, _SHORT)["model"].latency_ms
-        if layers and clock is not None:
-            found.append((sum(one.ms for one in layers) - (clock.p50 - run_ms)) / len(layers))
-    return max(float(np.median(found)), 0.0) if found else 0.0
+    with tempfile.TemporaryDirectory() as name:
+        graphs = {"reference": write(reference(), Path(name) / "reference.onnx"), "model": model}
+        for _ in range(_SITTINGS):
+            told = _raw(bench, [graph_of(unit) for unit in network], Path(name))
+            ratio = bench.measure(graphs, _SHORT)["model"].ratio
+            assert ratio is not None
+            kernels_ms = ratio * table.reference_ms - table.run_ms
+            node_ms, whole, nodes = 0.0, sum(ms for ms, _ in told[1:]), sum(count for _, count in told[1:])
+            for _ in range(_ROUNDS):
+                pace = table.reference_own_ms / (told[0][0] - told[0][1] * node_ms)
+                node_ms = max((whole - kernels_ms / pace) / max(nodes, 1), 0.0)
+            found.append(node_ms)
+    return float(np.median(found))
 
 
 def _own(bench: Bench, graphs: Sequence[onnx.ModelProto], folder: Path, node_ms: float) -> list[float]:
     """Return what the kernels of the reference and of some graphs take, run side by side."""
+    return [max(ms - nodes * node_ms, _LEAST_MS) for ms, nodes in _raw(bench, graphs, folder)]
+
+
+def _raw(bench: Bench, graphs: Sequence[onnx.ModelProto], folder: Path) -> list[tuple[float, int]]:
+    """Return what the profiler tells of the kernels of the reference and of some graphs, and of how many nodes."""
     every = [reference(opset=graphs[0].opset_import if graphs else None), *graphs]
-    model = write(side_by_side(every), folder / "units.onnx")
-    layers = bench.layer_times(model, _RUNS)
+    layers = bench.layer_times(write(side_by_side(every), folder / "units.onnx"), _RUNS)
     if not layers:
         raise UnmetRequirement(
             f"the runtime of {bench.board.name} does not tell what each layer takes, which --table wants"
         )
     found = branches([(one.name, one.op) for one in layers], len(every))
-    return [max(sum(layers[at].ms - node_ms for at in nodes), _LEAST_MS) for nodes in found]
+    return [(sum(layers[at].ms for at in nodes), len(nodes)) for nodes in found]
 
 
 def calibrate(table: LatencyTable, bench: Bench) -> None:

@@ -17,8 +17,10 @@ from qdq_graphs import PLAIN, QDQ, graph
 from edgeprune.benches.choose import bench_for
 from edgeprune.benches.onnxruntime_board import OnnxRuntimeBoard
 from edgeprune.benches.trtexec_board import TrtexecBoard
+from edgeprune.compiler import tabling
 from edgeprune.errors import BadModel, BadOption, Lacking
 from edgeprune.model import ModelSpec, OnnxModel
+from edgeprune.passes.base import Silent
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.energy import Protocol
 from edgeprune.profiles.measure import Plan
@@ -70,6 +72,22 @@ def jetson(sshd: Sshd, target: str = "jetson-xavier", **more: Any) -> TrtexecBoa
 
 def nothing_left(sshd: Sshd) -> bool:
     return not [p for p in sshd.home.rglob("*") if p.name != ".edgeprune"]
+
+
+def test_layers_are_timed_there(sshd: Sshd, tmp_path: Path) -> None:
+    found = pi(sshd).layer_times(model(tmp_path), 7)
+    assert "Conv" in {one.op for one in found} and all(one.ms >= 0 for one in found)
+    assert sum(one.share for one in found) == pytest.approx(1.0)
+    assert nothing_left(sshd)
+
+
+def test_a_latency_table_is_filled_there(sshd: Sshd, tmp_path: Path) -> None:
+    bench, graph = pi(sshd), model(tmp_path)
+    table = tabling.open_table(tmp_path / "t.json", bench)
+    assert table.facts.board == sshd.board.name and table.facts.runtime == "onnxruntime"
+    assert tabling.extend(table, tmp_path / "t.json", bench, graph, tabling.units_of(graph), Silent()) == 1
+    assert (tabling.predicted_ms(table, graph) or 0.0) > 0.0
+    assert nothing_left(sshd)
 
 
 def test_onnx_runtime_times_there_with_the_boards_conditions(sshd: Sshd, tmp_path: Path) -> None:
