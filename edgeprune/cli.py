@@ -311,7 +311,7 @@ def profile_(
     """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes.
 
     \b
-    With --table FILE its kernels are measured at many widths into a latency table, a minute or two for a small
+    With --table FILE its kernels are measured at many widths into a latency table, one to five minutes for a
     network; interrupted, the same command goes on. What the table predicts is held against the clock.
 
     \b
