@@ -28,6 +28,7 @@ from edgeprune.profiles.measure import Plan
 
 _CHAINS = (1, 4, 16, 48)
 _SITTINGS = 5
+_CALIBRATION = Plan(round_seconds=0.02, attempts=1)
 _RUNS = 60
 _ROUNDS = 10
 _SHORT = Plan(rounds=5, round_seconds=0.05, warmup=3, attempts=1)
@@ -181,7 +182,7 @@ def calibrate(table: LatencyTable, bench: Bench) -> None:
         for length in _CHAINS:
             graphs[str(length)] = write(reference(length, 2, 8), folder / f"{length}.onnx")
         for _ in range(_SITTINGS):
-            measured = bench.measure(graphs, Plan(round_seconds=0.02))
+            measured = bench.measure(graphs, _CALIBRATION)
             took = {name: one.latency_ms.p50 for name, one in measured.items() if one.latency_ms is not None}
             if len(took) < len(graphs):
                 raise UnmetRequirement(f"nothing can be timed on {bench.board.name} here; give --board")

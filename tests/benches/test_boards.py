@@ -14,6 +14,7 @@ import pytest
 from loopback import Sshd, real, tools
 from qdq_graphs import PLAIN, QDQ, graph
 
+from edgeprune.benches import tabulate
 from edgeprune.benches.choose import bench_for
 from edgeprune.benches.onnxruntime_board import OnnxRuntimeBoard
 from edgeprune.benches.trtexec_board import TrtexecBoard
@@ -81,7 +82,9 @@ def test_layers_are_timed_there(sshd: Sshd, tmp_path: Path) -> None:
     assert nothing_left(sshd)
 
 
-def test_a_latency_table_is_filled_there(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_latency_table_is_filled_there(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tabulate, "_SITTINGS", 1)
+    monkeypatch.setattr(tabulate, "_CHAINS", (16,))
     bench, graph = pi(sshd), model(tmp_path)
     table = tabling.open_table(tmp_path / "t.json", bench)
     assert table.facts.board == sshd.board.name and table.facts.runtime == "onnxruntime"
