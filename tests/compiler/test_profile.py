@@ -18,7 +18,7 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Run the artifact once instead of timing it; gives the thread counts asked for."""
     threads: list[int] = []
 
-    def interleave(calls: Any, count: int, seed: int, conditions: Any) -> dict[str, Measurement]:
+    def interleave(calls: Any, count: int, seed: int, conditions: Any, plan: Any) -> dict[str, Measurement]:
         [(name, call)] = calls.items()
         call()
         threads.append(count)
