@@ -14,6 +14,8 @@ Verdict = Literal["met", "not-met", "infeasible", "unchecked"]
 Basis = Literal["measured", "estimated", "exact", "unchecked"]
 Cost = Literal["measured", "estimated", "macs"]
 """Who decides what is faster: the clock, the board's figures, or nothing but counts."""
+EnergyMethod = Literal["sensor", "two-point", "theoretical", "theoretical-published"]
+"""How energy is told: by a power sensor over whole windows, by its readings at both ends of a window, or estimated."""
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "latency": {"us": 1e-3, "ms": 1.0, "s": 1e3},

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from edgeprune import find
 from edgeprune.backends.base import Artifact, Backend, LayerTime
+from edgeprune.budget import EnergyMethod
 from edgeprune.dialects.kernels import kernels_of
 from edgeprune.model import OnnxModel, Runner
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.energy import Energy
-from edgeprune.profiles.energy_model import FORMULAS, Method, run_mj
+from edgeprune.profiles.energy_model import FORMULAS, run_mj
 from edgeprune.profiles.measure import Plan
 from edgeprune.report import Measurement
 
@@ -31,7 +32,7 @@ class Bench(ABC):
 
     source: Source = "measured"
     """What its times are."""
-    energy_method: Method = "sensor"
+    energy_method: EnergyMethod = "sensor"
 
     def __init__(self, board: Board, threads: int = 1, seed: int = 0) -> None:
         self.board, self.threads, self.seed = board, threads, seed

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from scipy.optimize import lsq_linear
 
 from edgeprune.benches.base import Bench
-from edgeprune.dialects.unit_graphs import branches, graph_of, reference, side_by_side, write
+from edgeprune.dialects.unit_graphs import Proto, branches, graph_of, reference, side_by_side, write
 from edgeprune.dialects.units import Unit
 from edgeprune.errors import UnmetRequirement
 from edgeprune.model import OnnxModel
@@ -129,8 +128,8 @@ def batches(network: Sequence[Unit], points: Sequence[Point]) -> Iterator[list[P
 
 
 def _node_ms(table: LatencyTable, bench: Bench, model: OnnxModel, network: Sequence[Unit]) -> float:
-    """Return what the profiler adds to each node: a network takes by so much less by the clock than its kernels, side by
-    side at their own widths, add up to.
+    """Return what the profiler adds to each node: by so much less than the sum of its kernels, side by side at their
+    own widths, a network takes by the clock.
 
     Both at the pace of the table, which what is sought changes a little; the middle of several sittings.
     """
@@ -151,12 +150,12 @@ def _node_ms(table: LatencyTable, bench: Bench, model: OnnxModel, network: Seque
     return float(np.median(found))
 
 
-def _own(bench: Bench, graphs: Sequence[onnx.ModelProto], folder: Path, node_ms: float) -> list[float]:
+def _own(bench: Bench, graphs: Sequence[Proto], folder: Path, node_ms: float) -> list[float]:
     """Return what the kernels of the reference and of some graphs take, run side by side."""
     return [max(ms - nodes * node_ms, _LEAST_MS) for ms, nodes in _raw(bench, graphs, folder)]
 
 
-def _raw(bench: Bench, graphs: Sequence[onnx.ModelProto], folder: Path) -> list[tuple[float, int]]:
+def _raw(bench: Bench, graphs: Sequence[Proto], folder: Path) -> list[tuple[float, int]]:
     """Return what the profiler tells of the kernels of the reference and of some graphs, and of how many nodes."""
     every = [reference(opset=graphs[0].opset_import if graphs else None), *graphs]
     layers = bench.layer_times(write(side_by_side(every), folder / "units.onnx"), _RUNS)

@@ -8,13 +8,13 @@ from pathlib import Path
 from edgeprune.backends.base import LayerTime
 from edgeprune.benches import tabulate
 from edgeprune.benches.choose import bench_for
+from edgeprune.budget import EnergyMethod
 from edgeprune.compiler import tabling
 from edgeprune.compiler.cache import root
 from edgeprune.errors import BadInput
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress
 from edgeprune.profiles import board as boards
-from edgeprune.profiles.energy_model import Method
 from edgeprune.profiles.latency_table import Check
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Candidate
@@ -24,7 +24,7 @@ __all__ = ["LayerTime", "profile_artifact"]
 
 def profile_artifact(
     path: Path, target: str, threads: int, progress: Progress, board: str | None = None, table: Path | None = None,
-    energy: Method = "sensor",
+    energy: EnergyMethod = "sensor",
 ) -> tuple[Candidate, tuple[LayerTime, ...], Check | None]:
     """Time an ONNX file, or the one in a build's folder, on ``target``, which is at ``board`` if that is elsewhere.
 

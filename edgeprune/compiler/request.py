@@ -17,9 +17,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from edgeprune import find
-from edgeprune.budget import Budget, Cost
+from edgeprune.budget import Budget, Cost, EnergyMethod
 from edgeprune.errors import BadOption, nearest
-from edgeprune.profiles.energy_model import Method
 from edgeprune.profiles.ssh import Ssh
 
 T = TypeVar("T")
@@ -48,7 +47,7 @@ class Request:
     target: str = "host-cpu"
     board: str | None = None
     table: Path | None = None
-    energy: Method = "sensor"
+    energy: EnergyMethod = "sensor"
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None

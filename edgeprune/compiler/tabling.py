@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from edgeprune.benches.base import Bench
 from edgeprune.benches.tabulate import facts_of, fill, grid, lacking
 from edgeprune.compiler.cache import require_writable
-from edgeprune.dialects.kernels import partition
+from edgeprune.dialects.kernels import partition_of
 from edgeprune.dialects.units import Unit, moved_by, units
 from edgeprune.errors import BadInput, UnmetRequirement
 from edgeprune.model import OnnxModel
@@ -49,7 +48,7 @@ def open_table(path: Path, bench: Bench) -> LatencyTable:
 
 def units_of(model: OnnxModel) -> tuple[Unit, ...]:
     """Return the kernels of a finished graph."""
-    return units(partition(onnx.load(model.path)))
+    return units(partition_of(model.path))
 
 
 def extend(

@@ -97,6 +97,11 @@ class Partition:
                 yield name
 
 
+def partition_of(path: Path) -> Partition:
+    """Find the kernels of an ONNX file of static shapes."""
+    return partition(onnx.load(path))
+
+
 def partition(proto: onnx.ModelProto) -> Partition:
     """Find the kernels of a graph of static shapes: each takes along the pointwise operators that follow it."""
     inferred = onnx.shape_inference.infer_shapes(proto)

@@ -19,6 +19,7 @@ from edgeprune.dialects.kernels import FREE, QDQ, Partition
 from edgeprune.dialects.units import Unit, axis_of, closure, ending
 from edgeprune.model import ModelSpec, OnnxModel
 
+Proto = onnx.ModelProto
 _LAYOUT = ("reorder", "reformat", "transpose", "parameter", "result")
 """How what runtimes call a change of layout begins: within a network both sides of it are mostly in one layout."""
 _COPIES = (*_LAYOUT, "convert", "cast", "quantize", "dequantize")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from edgeprune.profiles.energy_model import Method
+from edgeprune.budget import EnergyMethod
 from edgeprune.profiles.sensors import Kind, Sensor
 
 Sample = tuple[float, Mapping[str, float]]
@@ -53,7 +53,7 @@ class Energy:
     sensor: str | None = None
     rails: Mapping[str, float] = field(default_factory=dict)
     source: Literal["measured", "estimated"] = "measured"
-    method: Method = "sensor"
+    method: EnergyMethod = "sensor"
 
 
 def integrate(samples: Sequence[Sample], kind: Kind, wraps: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -86,7 +86,7 @@ def measure(
     protocol: Protocol = Protocol(),
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-    method: Method = "sensor",
+    method: EnergyMethod = "sensor",
 ) -> Energy:
     """Run ``work`` over and over and return what one run takes, and what the idle board draws.
 

@@ -20,8 +20,6 @@ from edgeprune.profiles.board import Precision
 from edgeprune.profiles.roofline import Kernel
 
 Formula = Literal["theoretical", "theoretical-published"]
-Method = Literal["sensor", "two-point", "theoretical", "theoretical-published"]
-"""How energy is told: by a power sensor over whole windows, by its readings at both ends of a window, or estimated."""
 FORMULAS: tuple[Formula, ...] = get_args(Formula)
 
 DRAM_PJ = 640.0
