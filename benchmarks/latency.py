@@ -51,7 +51,8 @@ def read(name: str) -> TorchModel:
     """Return one of MODELS."""
     file, arch, shape = MODELS[name]
     torch.manual_seed(0)
-    return checkpoint.load(checkpoint.Source(file and data_pack() / "weights" / file, arch), shape).model
+    weights = None if file is None else data_pack() / "weights" / file
+    return checkpoint.load(checkpoint.Source(weights, arch), shape).model
 
 
 def finished(model: TorchModel, folder: Path, bench: Bench) -> dict[str, OnnxModel]:
