@@ -43,6 +43,7 @@ def profile_artifact(
     )
     bench.energy_method = energy
     with closing(bench):
+        known = None if table is None else tabling.open_table(table, bench)
         precisions = bench.precisions(model)
         if bench.source == "measured":
             progress.note(f"timing {path} with {threads} thread{'s' * (threads > 1)}")
@@ -55,8 +56,8 @@ def profile_artifact(
             measurement=bench.complete(measured, model).model_copy(update=alone),
         )
         told = None
-        if table is not None:
-            known, found = tabling.open_table(table, bench), tabling.units_of(model)
+        if table is not None and known is not None:
+            found = tabling.units_of(model)
             tabling.extend(known, table, bench, model, found, progress)
             told = next(iter(tabulate.check(known, bench, {str(path): (model, found)})), None)
             if told is not None:

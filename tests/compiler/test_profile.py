@@ -57,3 +57,12 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"")
     with pytest.raises(BadModel, match=r"x\.onnx was not written by edgeprune and has no static input shape"):
         profile_artifact(tmp_path / "x.onnx", "host-cpu", 1, Silent())
+
+
+def test_a_table_that_does_not_fit_is_refused_before_anything_is_timed(
+    built: Any, quickly: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"t\.json is not a latency table"):
+        profile_artifact(built.directory, "host-cpu", 1, Silent(), table=tmp_path / "t.json")
+    assert quickly == []
