@@ -24,6 +24,7 @@ from edgeprune.compiler.outcome import Choice, choose, conclude
 from edgeprune.compiler.pipeline import AnyPass, Pipeline
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.strategy import Outcome, Strategy
+from edgeprune.compiler.tabling import open_table
 from edgeprune.compiler.toolbox import Toolbox, toolbox, transfer
 from edgeprune.compiler.workshop import Means, Workshop
 from edgeprune.errors import BadOption, Infeasible
@@ -127,6 +128,8 @@ def _compile(
         first = (transfer(request.settings, request.effort, opened.task),) if opened.transfer else ()
         with ExitStack() as stack:
             bench = stack.enter_context(closing(_bench(request, progress)))
+            if request.table is not None:
+                open_table(request.table, bench)  # refused now, and not after the first candidate
             means = _means(request, opened, progress, recipe, bench)
             workshop = stack.enter_context(Workshop(opened.original, opened.task, means, prepare=first, bench=bench))
             if tools is None:

@@ -33,8 +33,7 @@ class Plan:
     ``spread`` bounds (p90 - p10) / median of the rounds' ratios, which is what ranking rests on; ``drift`` the same of
     the first artifact's round medians, which may wander further before anything is wrong; ``stolen`` the share of
     the measuring threads' time that other processes can have taken. A session above a bound is repeated,
-    ``attempts`` sessions at most. A turn begins with a run that is not counted if ``warm``: else it finds in the caches
-    what the others have left there, as a kernel does within a network.
+    ``attempts`` sessions at most.
     """
 
     rounds: int = 15
@@ -46,7 +45,6 @@ class Plan:
     drift: float = 0.75
     stolen: float = 0.5
     attempts: int = 3
-    warm: bool = True
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ def _sit(
     with _no_collection():
         for index in range(plan.rounds):
             for name in order:
-                _fill(times[name][index], runners[name], clock, plan.warm)
+                _fill(times[name][index], runners[name], clock)
             order = order[1:] + order[:1]
     elapsed = clock() - began
     # Others slow us down only once they want more than the cores that we leave free.
@@ -212,10 +210,9 @@ def _sit(
     return _Session(times, max(excess, 0.0) / threads)
 
 
-def _fill(row: NDArray[np.float64], run: Callable[[], object], clock: Callable[[], float], warm: bool) -> None:
-    """Time one artifact's turn, in milliseconds; a first run only brings its weights back into the cache."""
-    if warm:
-        run()
+def _fill(row: NDArray[np.float64], run: Callable[[], object], clock: Callable[[], float]) -> None:
+    """Time one artifact's turn, in milliseconds; the first run only brings its weights back into the cache."""
+    run()
     for i in range(len(row)):
         start = clock()
         run()

@@ -11,6 +11,7 @@ import tiny
 from contexts import BOARD, context, torch_model
 from machine import Machine
 
+import edgeprune
 from edgeprune.benches.tabulate import facts_of
 from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import tabling
@@ -146,3 +147,14 @@ def test_under_a_ceiling_on_energy_the_bisection_is_over_energy(decide: Any, mon
     searches = [one for made in shop.finished for one in made.passes if one.name == "sparsify"]
     assert searches and all(dict(one.limits).keys() == {"energy"} for one in searches)
     assert "the search aimed at theoretical energy" in outcome.notes
+
+
+def test_a_build_refuses_a_table_that_does_not_fit_before_any_work(
+    at: Path, clock: tiny.Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "t.json").write_text("{}")
+    asked = {"model": "net.safetensors", "arch": "net.py:net", "data": "data.npz", **tiny.QUICK, "cost": "measured"}
+    with pytest.raises(BadInput, match=r"t\.json is not a latency table"):
+        edgeprune.compile(**asked, table=tmp_path / "t.json", out=tmp_path / "out")
+    assert clock.calls == [] and not (tmp_path / "out").exists()
