@@ -1,5 +1,6 @@
 """Energy: integration against closed forms, and the whole protocol on a clock and a sensor that are made up."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,19 +108,25 @@ def test_two_points_stand_for_what_lies_between_them() -> None:
     assert counted.total_mj == pytest.approx(80.0), "a counter knows what lay between"
 
 
-def test_only_both_ends_of_a_window_are_read_by_two_points() -> None:
-    world = World()
-    steps = iter([{"whole": mw} for mw in (1000.0, 3000.0) * 8])
+def test_what_is_read_within_a_window_is_nothing_to_two_points() -> None:
+    world, busy = World(each=0.5), [False]
 
-    class Rising(Counter):
+    class Spiky(Counter):
         kind: Kind = "power"
-        total = ("whole",)  # type: ignore[assignment]
+        period = 0.0
 
         def read(self) -> Mapping[str, float]:
-            return next(steps)
+            return {"whole": 9000.0 if busy[0] else 3000.0}
 
-    found = measure(world.work, Rising(world), QUICK, world.clock, world.sleep, "two-point")
-    assert found.power_mw == pytest.approx(2000.0)
+    def work() -> None:
+        busy[0] = True
+        time.sleep(0.02)  # long enough for the sampler's own thread to read
+        world.work()
+        busy[0] = False
+
+    ends = measure(work, Spiky(world), QUICK, world.clock, world.sleep, "two-point")
+    assert ends.power_mw == pytest.approx(3000.0)
+    assert (measure(work, Spiky(world), QUICK, world.clock, world.sleep).power_mw or 0.0) > 3100.0
 
 
 def test_windows_that_disagree_are_repeated_up_to_a_limit() -> None:
