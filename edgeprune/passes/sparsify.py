@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
-
-import numpy as np
-import torch
 
 from edgeprune import find, importance, layers
 from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
@@ -19,10 +14,10 @@ from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.judging import ARITHMETICS, Arithmetic, Judge
 from edgeprune.profiles.board import Board
-from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.report import Evaluation, GroupRow, SearcherRow
-from edgeprune.surgery import rebuild, resolve
+from edgeprune.surgery import resolve
 from edgeprune.tally import Tallied, Tally
 from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
@@ -39,7 +34,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     the action wall. ``evaluations``
     counts every true evaluation of this search: those of the baselines that make the warm start, and the sensitivity
     table two of them share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration``
-    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each.
+    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each, in
+    bf16 where ``arithmetic`` is ``auto``, the processor has it and the model's outputs do not suffer by it.
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
     is started from the best plans of uniform, random, greedy and knapsack.
 
@@ -61,6 +57,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     aligned: bool = False
     granularity: Granularity = "channel"
     tallies: tuple[Tally, ...] = ()
+    arithmetic: Arithmetic = "auto"
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
@@ -69,6 +66,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
         if self.granularity not in get_args(Granularity):
             raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(get_args(Granularity))}")
+        if self.arithmetic not in ARITHMETICS:
+            raise ValueError(f"arithmetic {self.arithmetic!r} is not one of {', '.join(ARITHMETICS)}")
 
     def rows(self, model: TorchModel, board: Board) -> CostModel:
         """Return what the search chooses about, with its cost algebra: groups of channels, or layers."""
@@ -107,9 +106,13 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             cost = aligned(cost, ctx.board.widest_multiple)
         space = Space(cost, dict(self.limits))
         ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
-        judge = _Judge(model, cost.groups, ranking, ctx, self)
+        judge = Judge(
+            model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
+            arithmetic=self.arithmetic, total=self.evaluations,
+        )
         by = self.criterion if self.granularity == "channel" else self.granularity
-        memo = ctx.journal(f"plans-{model.digest()}-{by}-{self.recalibration}-{self.images}")
+        memo = ctx.journal(f"plans-{model.digest()}-{by}-{self.recalibration}-{self.images}-{judge.way}")
+        ctx.record("arithmetic", str(judge.way))
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
         with judge.running():
@@ -154,61 +157,6 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         if name == "uniform":
             return 1
         return max(4, self.evaluations // 6) if name == "random" else left * 2 // 3
-
-
-class _Judge:
-    """Scores plans in parallel: one evaluation a worker thread, each with one torch thread.
-
-    Threads suffice because nearly all of an evaluation is spent inside torch, which releases the interpreter; nothing
-    needs to be pickled, so any user's module and task work.
-    """
-
-    def __init__(
-        self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, options: Sparsify
-    ) -> None:
-        assert ctx.task is not None
-        self._model, self._groups, self._ranking, self._ctx, self._task = model, groups, ranking, ctx, ctx.task
-        self._surgery = options.surgery
-        self._bar: Any = None
-        self._total = options.evaluations
-        size = next(s.n for s in self._task.splits() if s.name == "search")
-        order = np.random.default_rng(ctx.seed).permutation(size)[: options.images]
-        self._indices = sorted(int(i) for i in order)
-        self._calibration: list[torch.Tensor] = []
-        if has_batch_norm(model.module) and ctx.task.name != "synthetic":
-            self._calibration = first_images(self._task.calibration_batches(), options.recalibration)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Hold the worker threads; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
-        self._pool = ThreadPoolExecutor(self._ctx.workers, thread_name_prefix="evaluate")
-        try:
-            yield
-        finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            torch.set_num_threads(before)
-            close = getattr(self._bar, "close", None)
-            if close:
-                close()
-
-    def scores(self, plans: Sequence[Widths]) -> Iterator[float]:
-        """Yield one score a plan, in order, as soon as it and those before it are known."""
-        for score in self._pool.map(self._score, plans):
-            next(self._bar, None)
-            yield score
-
-    def cut(self, widths: Widths) -> TorchModel:
-        """Return the model cut to ``widths``, or masked, with its batch norms re-estimated."""
-        smaller = rebuild(self._model, self._surgery(self._model, self._groups, widths, self._ranking))
-        if self._calibration:
-            recalibrate(smaller.module, self._calibration)
-        return smaller
-
-    def _score(self, widths: Widths) -> float:
-        return self._task.score(self.cut(widths).predict, "search", self._indices).value
 
 
 def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:

@@ -34,6 +34,12 @@ def detect(board: Board) -> Board:
     return fit(board, platform.machine().lower(), cpuinfo)
 
 
+def has_bf16() -> bool:
+    """Return whether this machine's processor multiplies in bf16: elsewhere it is emulated, and slow."""
+    cpuinfo = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
+    return bool(set(_field(cpuinfo, "flags", "Features").split()) & _BF16)
+
+
 def fit(board: Board, machine: str, cpuinfo: str) -> Board:
     """Do what ``detect`` does, from the architecture's name and the text of ``/proc/cpuinfo``: a pure function."""
     flags = set(_field(cpuinfo, "flags", "Features").split())
