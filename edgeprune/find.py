@@ -15,7 +15,7 @@ from edgeprune.errors import BadOption, nearest
 
 _NOT_PLUGINS = {
     "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "training",
-    "hints", "peak", "custom", "images", "npz", "sampling", "sources",
+    "hints", "judging", "drawing", "peak", "custom", "images", "npz", "sampling", "sources",
 }  # fmt: skip
 
 

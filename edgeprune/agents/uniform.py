@@ -17,13 +17,17 @@ _GRAIN = 1000
 
 @dataclass(frozen=True)
 class Uniform(Agent):
-    """One evaluation: the largest fraction kept everywhere that fits; blocks are dropped only if no fraction does."""
+    """One evaluation: the largest fraction kept everywhere that fits, then what is left of the ceiling spent evenly.
+
+    Widths come in eighths or coarser, so that the largest fraction alone may leave a third of the ceiling unused, and
+    would lose by that to any search that uses it. Blocks are dropped only if no fraction fits.
+    """
 
     name: ClassVar[str] = "uniform"
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Evaluate the one plan."""
-        env.account.scores([uniform_plan(env.space)])
+        env.account.scores([even_plan(env.space)])
 
 
 def uniform_plan(space: Space) -> Widths:
@@ -39,4 +43,22 @@ def uniform_plan(space: Space) -> Widths:
     while space.share(widths) > 1.0:
         shorter = {i: (*widths[:i], DROP, *widths[i + 1:]) for i in droppable if widths[i] != DROP}
         widths = min(shorter.values(), key=space.excess)
+    return space.canonical(widths)
+
+
+def even_plan(space: Space) -> Widths:
+    """Return the uniform plan with as many groups as fit one rung wider, those first that cost the least for it.
+
+    No group is further than a rung from the same fraction of all.
+    """
+    widths = uniform_plan(space)
+    wider = {}
+    for at in space.free:
+        above = [rung for rung in space.cost.groups[at].ladder if rung > widths[at] > 0]
+        if above:
+            wider[at] = (*widths[:at], min(above), *widths[at + 1 :])
+    for at in sorted(wider, key=lambda at: space.share(wider[at])):
+        tried = (*widths[:at], wider[at][at], *widths[at + 1 :])
+        if space.share(tried) <= 1.0:
+            widths = tried
     return space.canonical(widths)

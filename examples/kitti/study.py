@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from even import Even
 from results import Row, comparison, markdown, plot
 from timing import together
 from torch import zeros
@@ -81,7 +80,7 @@ class Study:
         for precision in ("fp32", "int8"):
             yield self.row("dense", 0.0, 0, [], precision)
         methods: dict[str, Callable[[float], Sparsify]] = {
-            "uniform": lambda level: self.search(Even(), level, 1),
+            "uniform": lambda level: self.search(Uniform(), level, 1),
             "agent": lambda level: self.search(Ppo(), level, self.evaluations),
         }
         for seed in range(seeds):

@@ -20,8 +20,8 @@ def agent(name: str) -> Agent:
     return find.find("agents", name)()
 
 
-def test_the_seven_are_found() -> None:
-    assert NAMES == ["a2c", "dqn", "greedy", "knapsack", "ppo", "random", "uniform"]
+def test_the_eight_are_found() -> None:
+    assert NAMES == ["a2c", "dqn", "evolution", "greedy", "knapsack", "ppo", "random", "uniform"]
     assert {name for name in NAMES if agent(name).learns} == {"a2c", "dqn", "ppo"}
 
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_trace(name: str) -> None:
     assert first.searcher == name
 
 
-@pytest.mark.parametrize("name", ["random", "ppo", "a2c", "dqn"])
+@pytest.mark.parametrize("name", ["random", "evolution", "ppo", "a2c", "dqn"])
 def test_another_seed_gives_another_trace(name: str) -> None:
     assert agent(name).search(toy_env(SPACE)[0], 12, 1).asked != agent(name).search(toy_env(SPACE)[0], 12, 2).asked
 

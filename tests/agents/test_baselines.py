@@ -1,17 +1,15 @@
 """The baselines do what they are compared as."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from toy_spaces import best_plan, toy_cost, toy_env, toy_score, toy_space
 
 from edgeprune import find
 from edgeprune.agents.base import Account, Trace
-from edgeprune.agents.random import Random
+from edgeprune.agents.drawing import draw
 from edgeprune.agents.space import Space
 from edgeprune.agents.table import sensitivity
-from edgeprune.agents.uniform import uniform_plan
+from edgeprune.agents.uniform import even_plan, uniform_plan
 from edgeprune.groups import DROP, uniform
 
 SPACE = toy_space(0.5)
@@ -27,6 +25,36 @@ def test_uniform_is_the_largest_fraction_that_fits(share: float) -> None:
     fitting = [uniform(space.cost.groups, k / 1000) for k in range(1001)]
     best = max((plan for plan in fitting if space.share(plan) <= 1.0), key=space.share)
     assert uniform_plan(space) == best
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.75, 1.0])
+def test_uniform_spends_what_the_largest_fraction_leaves_a_rung_at_a_time(share: float) -> None:
+    space = toy_space(share)
+    base, plan = uniform_plan(space), even_plan(space)
+    assert run("uniform", space, 5).best.widths == plan  # type: ignore[union-attr]
+    assert space.share(base) <= space.share(plan) <= 1.0
+    one_more = []
+    for at in space.free:
+        ladder = space.cost.groups[at].ladder
+        assert ladder.index(plan[at]) - ladder.index(base[at]) in (0, -1)
+        if plan[at] == base[at] and ladder.index(plan[at]) > 0:
+            one_more.append((*plan[:at], ladder[ladder.index(plan[at]) - 1], *plan[at + 1 :]))
+    assert all(space.share(wider) > 1.0 for wider in one_more)
+
+
+def test_evolution_improves_on_its_first_population_and_keeps_to_the_window() -> None:
+    trace = run("evolution", SPACE, 150)
+    first, rest = trace.asked[:32], trace.asked[32:]
+    assert max(one.score for one in rest) > max(one.score for one in first)
+    assert np.mean([one.score for one in rest]) > np.mean([one.score for one in first])
+    shares = [one.share for one in trace.asked]
+    assert max(shares) <= 1.0 and np.mean(shares) > 0.95
+    assert trace.best.score > 0.95 * best_plan(SPACE)[0]  # type: ignore[union-attr]
+
+
+def test_evolution_ends_where_there_is_nothing_new() -> None:
+    tiny = toy_space(0.6, blocks=0, plain=1)
+    assert run("evolution", tiny, 500).spent < 20
 
 
 def test_uniform_drops_blocks_only_when_no_fraction_fits() -> None:
@@ -52,8 +80,7 @@ def test_random_draws_use_every_option_of_every_group() -> None:
 @pytest.mark.parametrize("share", [0.13, 0.98])
 def test_random_settles_beside_a_window_it_cannot_hit(share: float) -> None:
     space = toy_space(share)
-    hopeless = dataclasses.replace(Random(), draws=1)
-    plans = [hopeless.draw(space, np.random.default_rng(seed)) for seed in range(40)]
+    plans = [draw(space, np.random.default_rng(seed), low=0.97, draws=1) for seed in range(40)]
     shares = [space.share(plan) for plan in plans]
     assert max(shares) <= 1.0 and np.mean(shares) > 0.75
 

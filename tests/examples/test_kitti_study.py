@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -13,13 +12,9 @@ from typing import Any
 import pytest
 import tiny
 import tiny_detector
-from contexts import torch_model
-from torch import nn
 
-from edgeprune.agents.base import Space
 from edgeprune.compiler import toolbox
 from edgeprune.report import Latency, Measurement
-from edgeprune.tracing import trace
 
 FOLDER = Path(__file__).parents[2] / "examples" / "kitti"
 
@@ -31,7 +26,7 @@ def study() -> Iterator[Any]:
         yield importlib.import_module("study")
     finally:
         sys.path.remove(str(FOLDER))
-        for name in ("study", "results", "even", "timing"):
+        for name in ("study", "results", "timing"):
             sys.modules.pop(name, None)
 
 
@@ -93,27 +88,6 @@ def test_a_checkpoint_becomes_a_table(study: Any, tmp_path: Path, monkeypatch: p
     whole = found[0]["parameters"]
     assert all(r["parameters"] <= 0.7 * whole + 1 for r in found[2:])
     assert (out / "plot.svg").read_text().startswith("<?xml") and len((out / "table.md").read_text().splitlines()) == 9
-
-
-def test_the_baseline_spends_its_allowance(study: Any) -> None:
-    """It is uniform pruning within a rung, and what is left would not pay for one more."""
-    even = importlib.import_module("even")
-    widths = (3, 16, 32, 16, 32, 4)
-    layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths)]
-    cost = trace(torch_model(nn.Sequential(*layers), (1, 3, 8, 8)), (4,))
-    gained: list[float] = []
-    for share in (0.25, 0.4, 0.7):
-        space = Space(cost, {"parameters": share * cost.full["parameters"]})
-        coarse, found = even.uniform_plan(space), even.even_plan(space)
-        assert space.share(coarse) <= space.share(found) <= 1.0
-        gained.append(space.share(found) - space.share(coarse))
-        for group, narrow, width in zip(cost.groups, coarse, found, strict=True):
-            assert sum(narrow < rung <= width for rung in group.ladder) <= 1
-        again = [at for at in space.free if found[at] == coarse[at] and found[at] != cost.groups[at].channels]
-        for at in again:
-            rung = min(r for r in cost.groups[at].ladder if r > found[at])
-            assert space.share((*found[:at], rung, *found[at + 1 :])) > 1.0
-    assert max(gained) > 0.1
 
 
 def test_what_cannot_be_read_is_one_sentence(study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

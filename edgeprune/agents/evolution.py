@@ -1,0 +1,76 @@
+"""Evolution: plans that score well are crossed and mutated, and their children judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from edgeprune.agents.base import Agent, at_least
+from edgeprune.agents.drawing import draw, settle
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.space import Space
+from edgeprune.groups import Widths
+
+
+@dataclass(frozen=True)
+class Evolution(Agent):
+    """A steady population: ``population`` random plans (start plans among them), then ``children`` a generation.
+
+    Parents are the better of two drawn from the ``parents`` best plans so far; a child takes each group from
+    either parent (with the chance ``crossover``, else all from one), moves ``changes`` groups on average by a rung or
+    two, and is settled into [``low``, 1] of the ceiling, as in the searches of EagleEye and Once-for-all. It ends early
+    after ``patience`` children in a row that were known.
+    """
+
+    name: ClassVar[str] = "evolution"
+    population: int = 32
+    parents: int = 12
+    children: int = 8
+    crossover: float = 0.5
+    changes: float = 2.0
+    low: float = 0.97
+    draws: int = 500
+    patience: int = 200
+
+    def __post_init__(self) -> None:
+        at_least(self, population=1, parents=1, children=1, crossover=0, changes=0, low=0, draws=1, patience=1)
+
+    def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
+        """Evaluate the first population, then generations, until the allowance is spent."""
+        rng = np.random.default_rng(seed)
+        account, space = env.account, env.space
+        first = dict.fromkeys(start)
+        while len(first) < self.population:
+            before = len(first)
+            first[draw(space, rng, self.low, self.draws)] = None
+            if len(first) == before:  # a space so small that draws repeat
+                break
+        plans = list(first)
+        for at in range(0, len(plans), self.children):
+            account.scores(plans[at : at + self.children])
+        asked, stale = set(plans), 0
+        while account.left and stale < self.patience:
+            elite = account.elite(self.parents)
+            batch: list[Widths] = []
+            while len(batch) < min(self.children, account.left) and stale < self.patience:
+                child = self._child(space, elite, rng)
+                stale = stale + 1 if child in asked else 0
+                batch += [] if child in asked else [child]
+                asked.add(child)
+            account.scores(batch)
+
+    def _child(self, space: Space, elite: Sequence[Widths], rng: np.random.Generator) -> Widths:
+        def parent() -> Widths:
+            return space.choices(elite[int(rng.integers(len(elite), size=2).min())])  # elite is best first
+
+        one, other = parent(), parent()
+        mixed = rng.random() < self.crossover
+        choices = [b if mixed and rng.random() < 0.5 else a for a, b in zip(one, other, strict=True)]
+        for at, options in enumerate(space.options):
+            if rng.random() < self.changes / len(space.free):
+                moved = options.index(choices[at]) + int(rng.choice([-2, -1, 1, 2]))
+                choices[at] = options[min(max(moved, 0), len(options) - 1)]
+        return settle(space, space.complete(choices, space.full()), rng, self.low)
