@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import BadOption, nearest
 
-_NOT_PLUGINS = {
-    "__init__", "base", "env", "space", "table", "vector", "graph", "lowering", "ranking", "trial", "training",
-    "hints", "judging", "drawing", "peak", "custom", "images", "npz", "sampling", "sources",
-}  # fmt: skip
-
 
 def names(folder: str) -> list[str]:
-    """Return the sorted names of everything found in ``edgeprune/<folder>``; imports nothing."""
+    """Return the sorted names of everything found in ``edgeprune/<folder>``; imports nothing, for it reads the text."""
     files = (Path(__file__).parent / folder).glob("*.py")
-    return sorted(f.stem.replace("_", "-") for f in files if f.stem not in _NOT_PLUGINS)
+    return sorted(name for f in files if _defines(f, name := f.stem.replace("_", "-")))
+
+
+def _defines(file: Path, name: str) -> bool:
+    """Return whether a file gives one of its classes this name."""
+    return re.search(rf'^    name(: ClassVar\[str\])? = "{name}"$', file.read_text(encoding="utf-8"), re.M) is not None
 
 
 def find(folder: str, name: str) -> type[Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeprune import find, importance, layers
+from edgeprune.agents import warm
 from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.errors import UnmetRequirement
@@ -23,7 +24,6 @@ from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
 
 Granularity = Literal["channel", "element", "2:4"]
-TABLE_BASELINES = ("greedy", "knapsack")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
         with judge.running():
-            baselines, trace_ = self._search(SparsityEnv(space, evaluator), ctx)
+            baselines, trace_ = warm.search(
+                self.agent, SparsityEnv(space, evaluator), ctx.seed, lambda found: ctx.progress.note(_line(found))
+            )
         seconds = time.perf_counter() - started
         best = _best([*baselines, trace_])
         if best is None:
@@ -130,33 +132,6 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         ctx.record("plan", plan)
         ctx.record("granularity", self.granularity)
         return judge.cut(best)
-
-    def _search(self, env: SparsityEnv, ctx: Context) -> tuple[list[Trace], Trace]:
-        """Run the baselines a learning agent starts from, then the agent; or a baseline with uniform beside it."""
-        others = ["uniform", "random", *TABLE_BASELINES] if self.agent.learns else ["uniform"]
-        baselines = []
-        for name in others:
-            if name == self.agent.name or env.evaluator.left <= 1:
-                continue
-            allowance = self._allowance(name, env.evaluator.left)
-            if allowance > 0:
-                found = find.find("agents", name)().search(env, allowance, ctx.seed)
-                ctx.progress.note(_line(found))
-                baselines.append(found)
-        start = sorted({t.best.widths: t.best for t in baselines if t.best}.values(), key=lambda a: -a.score)
-        reference = start[0].score if start else 0.0
-        env = SparsityEnv(env.space, env.evaluator, reference=reference)
-        found = self.agent.search(env, env.evaluator.left, ctx.seed, [a.widths for a in start])
-        ctx.progress.note(_line(found))
-        return baselines, found
-
-    def _allowance(self, name: str, left: int) -> int:
-        """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the
-        rest.
-        """
-        if name == "uniform":
-            return 1
-        return max(4, self.evaluations // 6) if name == "random" else left * 2 // 3
 
 
 def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:

@@ -1,0 +1,51 @@
+"""What a learning agent is started from: the best plans of the baselines, whose evaluations count as its own run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgeprune import find
+from edgeprune.agents.base import Agent, Asked, Trace
+from edgeprune.agents.env import SparsityEnv
+
+BASELINES = ("uniform", "random", "greedy", "knapsack")
+"""In the order in which they run; greedy and knapsack share one sensitivity table."""
+
+
+def search(
+    agent: Agent, env: SparsityEnv, seed: int, note: Callable[[Trace], None] = lambda trace: None, warm: bool = True
+) -> tuple[list[Trace], Trace]:
+    """Spend what is left of the evaluator's limit on the baselines that start a learning agent, then on the agent.
+
+    One that does not learn has uniform beside it alone, for comparison. Without ``warm`` the agent has all of it to
+    itself and starts from nothing. ``note`` is told each trace as it ends. Returns the baselines' traces and the
+    agent's.
+    """
+    limit = env.evaluator.limit
+    others: Sequence[str] = () if not warm else BASELINES if agent.learns else BASELINES[:1]
+    baselines: list[Trace] = []
+    for name in others:
+        left = env.evaluator.left
+        if name == agent.name or left <= 1:
+            continue
+        found = find.find("agents", name)().search(env, allowance(name, limit, left), seed)
+        note(found)
+        baselines.append(found)
+    start = started_from(baselines)
+    env = SparsityEnv(env.space, env.evaluator, reference=start[0].score if start else env.reference)
+    found = agent.search(env, env.evaluator.left, seed, [one.widths for one in start])
+    note(found)
+    return baselines, found
+
+
+def allowance(name: str, limit: int, left: int) -> int:
+    """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the rest.
+    """
+    if name == "uniform":
+        return 1
+    return max(4, limit // 6) if name == "random" else left * 2 // 3
+
+
+def started_from(baselines: Sequence[Trace]) -> list[Asked]:
+    """Return the baselines' best plans, each once, best first."""
+    return sorted({t.best.widths: t.best for t in baselines if t.best}.values(), key=lambda one: -one.score)
