@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,26 @@ from edgeprune.backends.base import Artifact, Backend, LayerTime
 from edgeprune.budget import EnergyMethod
 from edgeprune.dialects.kernels import kernels_of
 from edgeprune.model import OnnxModel, Runner
+from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles.board import Board
-from edgeprune.profiles.energy import Energy
+from edgeprune.profiles.energy import Energy, Job, Meter, Protocol, StandsStill, measure
 from edgeprune.profiles.energy_model import FORMULAS, run_mj
+from edgeprune.profiles.log_meter import PowerLog
 from edgeprune.profiles.measure import Plan
 from edgeprune.report import Measurement
 
 Source = Literal["measured", "estimated"]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where graphs run beside a meter: ``loop`` loads one, warms it up and gives the job of one window, ``rest`` that
+    of as much idle time.
+    """
+
+    meter: Meter
+    loop: Callable[[OnnxModel, Protocol], AbstractContextManager[Job]]
+    rest: Callable[[Protocol], Job]
 
 
 class Bench(ABC):
@@ -33,6 +47,10 @@ class Bench(ABC):
     source: Source = "measured"
     """What its times are."""
     energy_method: EnergyMethod = "sensor"
+    power_log: PowerLog | None = None
+    """The file of an external meter, which takes the place of every sensor."""
+    protocol = Protocol()
+    progress: Progress = Silent()
 
     def __init__(self, board: Board, threads: int = 1, seed: int = 0) -> None:
         self.board, self.threads, self.seed = board, threads, seed
@@ -99,8 +117,22 @@ class Bench(ABC):
         return self.metered(model)
 
     def metered(self, model: OnnxModel) -> Energy | None:
-        """Return what one run takes by a sensor that answers; None where there is none."""
-        return None
+        """Return what one run takes by the external meter or a sensor that answers; None where there is none."""
+        with self.stand() as stand:
+            if stand is None:
+                return None
+            self.progress.note(f"measuring energy by {stand.meter.name}")
+            with stand.loop(model, self.protocol) as busy:
+                try:
+                    return measure(busy, stand.rest(self.protocol), stand.meter, self.protocol)
+                except StandsStill as error:
+                    self.progress.note(str(error))
+                    return None
+
+    @contextmanager
+    def stand(self) -> Iterator[Stand | None]:
+        """Give what energy is measured with; None where nothing runs, or no sensor answers."""
+        yield None
 
     def complete(self, measured: Measurement, model: OnnxModel) -> Measurement:
         """Return a measurement with what is taken of one graph by itself: peak memory and energy."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
 
 from edgeprune.backends.base import Backend, LayerTime
-from edgeprune.benches.base import Bench
+from edgeprune.benches.base import Bench, Stand
 from edgeprune.model import OnnxModel
-from edgeprune.profiles import energy, sensors
-from edgeprune.profiles.energy import Energy
+from edgeprune.profiles import sensors
+from edgeprune.profiles.energy import Job, Protocol, loop
+from edgeprune.profiles.log_meter import LogMeter
 from edgeprune.profiles.measure import Plan, interleave
+from edgeprune.profiles.sensor_meter import SensorMeter
 from edgeprune.report import Measurement
 
 
@@ -21,6 +24,14 @@ def _named(measured: Measurement, runtime: Backend) -> Measurement:
     """Return a measurement that names what really ran."""
     own = {"runtime": runtime.name, "version": runtime.version()}
     return measured.model_copy(update={"conditions": {**measured.conditions, **own}})
+
+
+def _rest(protocol: Protocol) -> Job:
+    def job() -> float:
+        time.sleep(protocol.seconds)
+        return 0.0
+
+    return job
 
 
 class Here(Bench):
@@ -45,14 +56,24 @@ class Here(Bench):
         """Return what loading and running adds to a fresh process."""
         return self.runtime(model).peak_memory_bytes(self.emit(model), self.threads)
 
-    def metered(self, model: OnnxModel) -> Energy | None:
-        """Measure with the sensor that the board's file names, where it answers here."""
+    @contextmanager
+    def stand(self) -> Iterator[Stand | None]:
+        """Give the external meter, or the sensor that the board's file names, where it answers here."""
+        if self.power_log is not None:
+            yield Stand(LogMeter(self.power_log), self._loop, _rest)
+            return
         sensor = sensors.find(self.board.power)
         if sensor is None:
-            return None
+            yield None
+            return
+        with closing(sensor):
+            yield Stand(SensorMeter(sensor, self.energy_method), self._loop, _rest)
+
+    @contextmanager
+    def _loop(self, model: OnnxModel, protocol: Protocol) -> Iterator[Job]:
         image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
         with self.open(model) as runner:
-            return energy.measure(lambda: runner({"input": image}), sensor, method=self.energy_method)
+            yield loop(lambda: runner({"input": image}), protocol)
 
     def conditions(self) -> dict[str, Any]:
         """Name runtime, version and processor."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.backends.base import Artifact, LayerTime
-from edgeprune.benches.base import Source
+from edgeprune.benches.base import Source, Stand
 from edgeprune.benches.estimate import Estimate
 from edgeprune.errors import BadOption, Lacking
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Progress, Silent
 from edgeprune.profiles.board import Board
 from edgeprune.profiles.conditions import around, gather
-from edgeprune.profiles.energy import Energy, Protocol
+from edgeprune.profiles.energy import Job, Protocol
+from edgeprune.profiles.log_meter import LogMeter, PowerLog
 from edgeprune.profiles.measure import Plan
-from edgeprune.profiles.remote_power import discover, mean_power, sample, whole
+from edgeprune.profiles.remote_power import BoardMeter, Run, discover
 from edgeprune.profiles.ssh import Lease, Ssh, lease_name
 from edgeprune.report import Measurement
 
@@ -30,8 +30,24 @@ _SLACK = 3
 _LEAST = 64 * 2**20
 _SURE = 0.8
 """Share of a window, at its end, in which the graph is sure to be running: before, it was loaded."""
+_AWAY = 0.1
+"""Share of that, at its end, in which by this machine's clock the graph may have ended and word of it be on its way."""
 IN_FOLDER = 'cd "$1" && shift && exec "$@"'
 """Shell text that runs its further arguments in the folder that is the first."""
+
+
+class _LogMeter(LogMeter):
+    """An external meter beside commands on a board, by this machine's clock."""
+
+    def __init__(self, log: PowerLog, run: Run) -> None:
+        super().__init__(log)
+        self._run = run
+
+    def execute(self, command: Sequence[str], timeout: float, seconds: float) -> float:
+        """Run a command there, of whose end ``seconds`` count, but for the last of them; return how many do."""
+        self._run(command, timeout)
+        now = self._log.clock()
+        return self.mark(now - seconds, now - _AWAY * seconds)
 
 
 class OverSsh(Estimate):
@@ -44,7 +60,6 @@ class OverSsh(Estimate):
     """
 
     source: Source = "measured"
-    protocol = Protocol()
     plan = Plan()
 
     def __init__(
@@ -107,45 +122,39 @@ class OverSsh(Estimate):
     def session(self, models: Mapping[str, OnnxModel], folder: str, plan: Plan) -> dict[str, Measurement]:
         """Time graphs with the runtime of the board; ``folder`` there is ours."""
 
-    def metered(self, model: OnnxModel) -> Energy | None:
-        """Run a graph in windows and read the board's sensor beside it; None where there is none that answers.
+    @contextmanager
+    def stand(self) -> Iterator[Stand | None]:
+        """Hold the board and give the external meter, or the board's own sensor; None where none answers.
 
-        Windows and idle time follow ``Protocol``; the mean power of a window's end, when it is sure to compute, times
-        the pace of the runs is the energy of one.
+        Of a window its end counts, when the graph is sure to compute; the pace of the runs makes energies of power.
         """
         if self.energy_method == "two-point":
             raise BadOption("--energy two-point is for a sensor of this machine; leave it out for a board")
         with self.leased() as folder:
             run = self._in(folder)
-            sensor = discover(run, self.board.power, self.root)
-            if sensor is None:
-                return None
-            self.progress.note(f"measuring energy on {self.ssh.name} by {sensor.sensor.name}")
-            asked = self.protocol
-            command, pace = self.work(model, folder, asked.seconds)
-            found: list[tuple[float, float, dict[str, float]]] = []
-            while len(found) < asked.windows or (_spread(found) > asked.spread and len(found) < asked.most):
-                samples = sample(run, sensor, command, "power.txt", 60 + 3 * asked.seconds)
-                rails = mean_power(sensor, samples, asked.seconds * _SURE)
-                found.append((whole(sensor, rails), pace(), rails))
-                if found[-1][0] <= 0:
-                    self.progress.note(f"{sensor.sensor.name} on {self.ssh.name} does not move; energy is not measured")
-                    return None
-            resting = sample(run, sensor, ["sleep", f"{asked.seconds:g}"], "power.txt", 60 + asked.seconds)
-            idle = whole(sensor, mean_power(sensor, resting, asked.seconds))
-        power, seconds = statistics.median(p for p, _, _ in found), statistics.median(s for _, s, _ in found)
-        middle = min(found, key=lambda one: abs(one[0] - power))
-        return Energy(
-            total_mj=power * seconds,
-            net_mj=(power - idle) * seconds,
-            power_mw=power,
-            idle_mw=idle,
-            spread=_spread(found),
-            windows=len(found),
-            runs=round(len(found) * asked.seconds / seconds),
-            sensor=sensor.sensor.name,
-            rails={rail: one * seconds for rail, one in middle[2].items()},
-        )
+            sensor = discover(run, self.board.power, self.root) if self.power_log is None else None
+            if self.power_log is not None:
+                meter: _LogMeter | BoardMeter = _LogMeter(self.power_log, run)
+            elif sensor is not None:
+                meter = BoardMeter(run, sensor)
+            else:
+                yield None
+                return
+
+            @contextmanager
+            def loop(model: OnnxModel, protocol: Protocol) -> Iterator[Job]:
+                seconds = protocol.seconds
+                command, pace = self.work(model, folder, seconds)
+                yield lambda: meter.execute(command, 60 + 3 * seconds, _SURE * seconds) / pace()
+
+            def rest(protocol: Protocol) -> Job:
+                def job() -> float:
+                    meter.execute(["sleep", f"{protocol.seconds:g}"], 60 + protocol.seconds, protocol.seconds)
+                    return 0.0
+
+                return job
+
+            yield Stand(meter, loop, rest)
 
     @abstractmethod
     def work(
@@ -155,7 +164,7 @@ class OverSsh(Estimate):
         how many seconds there are from one run to the next.
         """
 
-    def _in(self, folder: str) -> Callable[[Sequence[str], float], bytes]:
+    def _in(self, folder: str) -> Run:
         return lambda words, timeout: self.ssh.run(["sh", "-c", IN_FOLDER, "sh", folder, *words], timeout)
 
     def layer_times(self, model: OnnxModel, runs: int = 50) -> tuple[LayerTime, ...]:
@@ -184,7 +193,3 @@ class OverSsh(Estimate):
                     f"wanted; make room there"
                 )
 
-
-def _spread(found: Sequence[tuple[float, float, Mapping[str, float]]]) -> float:
-    each = [power * seconds for power, seconds, _ in found]
-    return statistics.stdev(each) / statistics.fmean(each) if len(each) > 1 else 0.0

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
 from edgeprune.budget import EnergyMethod
-from edgeprune.profiles.sensors import Kind, Sensor
+from edgeprune.errors import Lacking
+from edgeprune.profiles.sensor_base import Kind
 
 Sample = tuple[float, Mapping[str, float]]
 """Seconds on some clock, and a reading."""
+Job = Callable[[], float]
+"""Works, or rests, for as long as a window lasts, and returns how many runs that were."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Protocol:
 
     Windows of ``seconds`` with at least ``runs`` runs in each, after ``warmup`` seconds of work; at least ``windows``,
     more up to ``most`` until their coefficient of variation falls to ``spread``; then as much idle time as one window.
-    Windows below 5 s are distorted by the counters' own steps (ml.energy, "thermally stable profiling").
+    Windows below 5 s are distorted by the counters' own steps (ml.energy, "thermally stable profiling"). A single layer
+    gets one window of ``layer_seconds``, as what counts of it is its share of the whole.
     """
 
     seconds: float = 5.0
@@ -32,6 +36,11 @@ class Protocol:
     windows: int = 3
     most: int = 8
     spread: float = 0.05
+    layer_seconds: float = 2.0
+
+    def of_a_layer(self) -> Protocol:
+        """Return how one layer is measured: warm after a tenth of its window."""
+        return replace(self, seconds=self.layer_seconds, runs=1, warmup=min(self.warmup, self.layer_seconds / 10))
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,43 @@ class Energy:
     rails: Mapping[str, float] = field(default_factory=dict)
     source: Literal["measured", "estimated"] = "measured"
     method: EnergyMethod = "sensor"
+
+
+@dataclass(frozen=True)
+class Window:
+    """What was taken while a job was done: millijoules by rail and of the whole, over so many seconds and runs."""
+
+    rails: Mapping[str, float]
+    whole_mj: float
+    seconds: float
+    runs: float
+
+    @property
+    def power_mw(self) -> float:
+        """The mean power of the whole."""
+        return self.whole_mj / self.seconds
+
+
+class Meter(ABC):
+    """Tells what was taken while jobs were done. ``name`` is its sensor's; ``live`` says that it tells at once.
+
+    One that is not live wants all jobs in one call, as it tells nothing before the last is done.
+    """
+
+    name: str
+    method: EnergyMethod = "sensor"
+    live: bool = True
+
+    @abstractmethod
+    def windows(self, jobs: Iterable[Job]) -> list[Window]:
+        """Do jobs one after another, each taken from ``jobs`` when its turn comes, and return a window for each.
+
+        Raises Lacking, or what reading the sensor raises, where it does not tell.
+        """
+
+
+class StandsStill(Lacking):
+    """Raised when a sensor says that work takes nothing: it is one that does not move."""
 
 
 def integrate(samples: Sequence[Sample], kind: Kind, wraps: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -80,53 +126,59 @@ def integrate(samples: Sequence[Sample], kind: Kind, wraps: Mapping[str, float] 
     return found
 
 
-def measure(
+def loop(
     work: Callable[[], object],
-    sensor: Sensor,
     protocol: Protocol = Protocol(),
     clock: Callable[[], float] = time.perf_counter,
-    sleep: Callable[[float], None] = time.sleep,
-    method: EnergyMethod = "sensor",
-) -> Energy:
-    """Run ``work`` over and over and return what one run takes, and what the idle board draws.
+) -> Job:
+    """Warm up and return the job of running ``work`` over and over for one window.
 
-    ``work`` must not return before it is done: what it leaves running would be counted as idle. By the method
-    ``two-point`` the power at both ends of a window stands for all of it, as in DepGraphRL's Algorithm 1 (E = t ·
-    (P_start + P_end) / 2) without its slips: around a window of many runs and not one layer, which is over before the
-    sensor has a new value, and with no term added twice.
+    ``work`` must not return before it is done: what it leaves running would be counted as idle.
     """
     _until(clock, protocol.warmup, work, 0)
-    found: list[tuple[float, float, int, Mapping[str, float]]] = []
-    while len(found) < protocol.windows or (_spread(found) > protocol.spread and len(found) < protocol.most):
-        with _Sampler(sensor, clock, sleep) as sampler:
-            runs = _until(clock, protocol.seconds, work, protocol.runs)
-        samples = sampler.samples if method == "sensor" else [sampler.samples[0], sampler.samples[-1]]
-        rails = integrate(samples, sensor.kind, sensor.wraps)
-        found.append((sum(rails[r] for r in sensor.total), sampler.elapsed, runs, rails))
-    with _Sampler(sensor, clock, sleep) as sampler:
-        sleep(protocol.seconds)
-    resting = integrate(sampler.samples, sensor.kind, sensor.wraps)
-    idle = sum(resting[r] for r in sensor.total) / sampler.elapsed
-    total = statistics.median(joules / runs for joules, _, runs, _ in found)
-    power = statistics.median(joules / seconds for joules, seconds, _, _ in found)
-    per_run = statistics.median(seconds / runs for _, seconds, runs, _ in found)
-    middle = min(found, key=lambda one: abs(one[0] / one[2] - total))
+    return lambda: _until(clock, protocol.seconds, work, protocol.runs)
+
+
+def measure(busy: Job, rest: Job, meter: Meter, protocol: Protocol = Protocol()) -> Energy:
+    """Do ``busy`` until the windows agree, ``rest`` once, and return what one run takes, and what the idle board draws.
+
+    A meter that is not live gets as many windows as the protocol wants at least. Raises StandsStill where the work
+    seems to take nothing, and what the meter raises.
+    """
+    found: list[Window] = []
+    if not meter.live:
+        *found, resting = meter.windows([*[busy] * protocol.windows, rest])
+    while meter.live and (len(found) < protocol.windows or _restless(found, protocol)):
+        found += meter.windows([busy])
+        if found[-1].whole_mj <= 0:
+            break
+    if min(one.whole_mj for one in found) <= 0:
+        raise StandsStill(f"{meter.name} does not move; energy is not measured")
+    if meter.live:
+        [resting] = meter.windows([rest])
+    total = statistics.median(one.whole_mj / one.runs for one in found)
+    per_run = statistics.median(one.seconds / one.runs for one in found)
+    middle = min(found, key=lambda one: abs(one.whole_mj / one.runs - total))
     return Energy(
         total_mj=total,
-        net_mj=total - idle * per_run,
-        power_mw=power,
-        idle_mw=idle,
+        net_mj=total - resting.power_mw * per_run,
+        power_mw=statistics.median(one.power_mw for one in found),
+        idle_mw=resting.power_mw,
         spread=_spread(found),
         windows=len(found),
-        runs=sum(runs for _, _, runs, _ in found),
-        sensor=sensor.name,
-        rails={rail: joules / middle[2] for rail, joules in middle[3].items()},
-        method=method,
+        runs=round(sum(one.runs for one in found)),
+        sensor=meter.name,
+        rails={rail: mj / middle.runs for rail, mj in middle.rails.items()},
+        method=meter.method,
     )
 
 
-def _spread(found: Sequence[tuple[float, float, int, Mapping[str, float]]]) -> float:
-    each = [joules / runs for joules, _, runs, _ in found]
+def _restless(found: Sequence[Window], protocol: Protocol) -> bool:
+    return _spread(found) > protocol.spread and len(found) < protocol.most
+
+
+def _spread(found: Sequence[Window]) -> float:
+    each = [one.whole_mj / one.runs for one in found]
     mean = statistics.fmean(each)
     return statistics.stdev(each) / mean if len(each) > 1 and mean else 0.0
 
@@ -138,45 +190,3 @@ def _until(clock: Callable[[], float], seconds: float, work: Callable[[], object
         work()
         runs += 1
     return runs
-
-
-class _Sampler:
-    """Reads a sensor when it is entered and left, and in between as often as it has something new."""
-
-    def __init__(self, sensor: Sensor, clock: Callable[[], float], sleep: Callable[[float], None]) -> None:
-        self.samples: list[Sample] = []
-        self._sensor, self._clock, self._sleep = sensor, clock, sleep
-        self._done = threading.Event()
-        self._failed: Exception | None = None
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds between the first and the last sample."""
-        return self.samples[-1][0] - self.samples[0][0]
-
-    def __enter__(self) -> _Sampler:
-        self._take()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        if self._failed is not None:
-            raise self._failed
-        self._take()
-
-    def _take(self) -> None:
-        """Read; the time is that in the middle of the reading, which itself takes some."""
-        before = self._clock()
-        reading = self._sensor.read()
-        self.samples.append(((before + self._clock()) / 2, reading))
-
-    def _follow(self) -> None:
-        while not self._done.wait(max(self._sensor.period, 0.01)):
-            try:
-                self._take()
-            except Exception as error:
-                self._failed = error
-                return

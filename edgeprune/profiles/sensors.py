@@ -1,132 +1,18 @@
-"""Power sensors of boards and processors: each is found by a successful reading, never by a name.
-
-A sensor reads either power now (milliwatts a rail) or energy so far (millijoules a rail).
-"""
+"""Which power sensor a board has: found by a successful reading, never by a name alone."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from edgeprune.profiles.board import Power
-
-Kind = Literal["power", "energy"]
-
-
-class Sensor(ABC):
-    """Something that can be read again and again: ``read`` gives milliwatts or millijoules by rail, as ``kind`` says.
-
-    ``total`` names the rails that add up to the whole; ``period`` is how often a new value can be expected, in seconds;
-    ``wraps`` is the millijoules at which a counter of energy starts again at 0, by rail.
-    """
-
-    name: ClassVar[str]
-    kind: ClassVar[Kind]
-    period: float = 0.02
-
-    @abstractmethod
-    def read(self) -> Mapping[str, float]:
-        """Return one reading of every rail. Raises OSError or ValueError when the sensor does not answer."""
-
-    @property
-    def total(self) -> tuple[str, ...]:
-        """The rails that make the whole; by default all of them."""
-        return tuple(self.read())
-
-    @property
-    def wraps(self) -> Mapping[str, float]:
-        """The value after which a rail's counter starts again at 0; empty for one that does not."""
-        return {}
-
-
-@dataclass(frozen=True)
-class Ina3221(Sensor):
-    """The INA3221 monitors of a Jetson, by sysfs, readable without being root.
-
-    JetPack 4 (driver ina3221x) gives milliwatts; JetPack 5 and 6 (driver ina3221, hwmon) give millivolts and
-    milliamperes. Channel 7 is the sum of the shunts' voltages, and a rail called NC is connected to nothing.
-    """
-
-    name: ClassVar[str] = "ina3221"
-    kind: ClassVar[Kind] = "power"
-
-    rails: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    whole: tuple[str, ...] = ()
-
-    @classmethod
-    def find(cls, power: Power, root: Path = Path("/")) -> Ina3221 | None:
-        """Return the sensor with the rails that the board names, all of which gave a number; None otherwise."""
-        found = {**_old_rails(root), **_new_rails(root)}
-        rails = {name: paths for name, paths in found.items() if not power.rails or name in power.rails}
-        if not rails or not set(power.total) <= rails.keys():
-            return None
-        sensor = cls(rails, power.total or tuple(rails))
-        return sensor if _answers(sensor) else None
-
-    def read(self) -> Mapping[str, float]:
-        """Return milliwatts by rail."""
-        found = {}
-        for rail, paths in self.rails.items():
-            value = 1.0
-            for path in paths:
-                value *= float(path.read_text())
-            found[rail] = value * (1e-3 if len(paths) > 1 else 1.0)  # mV times mA are µW
-        return found
-
-    @property
-    def total(self) -> tuple[str, ...]:
-        """The board's whole: one rail for all of it, or several that add up. Never all rails together."""
-        return self.whole
-
-
-def _old_rails(root: Path) -> dict[str, tuple[Path, ...]]:
-    found: dict[str, tuple[Path, ...]] = {}
-    for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221x/*/iio:device*/rail_name_*")):
-        number = label.name.rpartition("_")[2]
-        found[label.read_text().strip()] = (label.with_name(f"in_power{number}_input"),)
-    return found
-
-
-def _new_rails(root: Path) -> dict[str, tuple[Path, ...]]:
-    found: dict[str, tuple[Path, ...]] = {}
-    for label in sorted(root.glob("sys/bus/i2c/drivers/ina3221/*/hwmon/hwmon*/in[1-3]_label")):
-        name, number = label.read_text().strip(), label.name[2]
-        if name and name != "NC":
-            found[name] = (label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input"))
-    return found
-
-
-@dataclass(frozen=True)
-class Rapl(Sensor):
-    """The energy counters of Intel's and AMD's processors, a package each; readable by root alone since 2020."""
-
-    name: ClassVar[str] = "rapl"
-    kind: ClassVar[Kind] = "energy"
-    period: float = 0.001
-
-    packages: Mapping[str, Path] = field(default_factory=dict)
-
-    @classmethod
-    def find(cls, power: Power, root: Path = Path("/")) -> Rapl | None:
-        """Return the sensor over every package (not their parts); None where none can be read."""
-        folders = sorted(root.glob("sys/class/powercap/intel-rapl:*"))
-        found = {f"{(f / 'name').read_text().strip()}": f for f in folders if f.name.count(":") == 1 and _readable(f)}
-        sensor = cls(packages={name: folder for name, folder in found.items() if name.startswith("package")})
-        return sensor if sensor.packages and _answers(sensor) else None
-
-    def read(self) -> Mapping[str, float]:
-        """Return millijoules by package."""
-        return {name: float((folder / "energy_uj").read_text()) / 1e3 for name, folder in self.packages.items()}
-
-    @property
-    def wraps(self) -> Mapping[str, float]:
-        """Where each counter starts again: after some minutes of full load."""
-        return {n: float((f / "max_energy_range_uj").read_text()) / 1e3 for n, f in self.packages.items()}
+from edgeprune.profiles.sensor_base import Kind, Sensor, answers
+from edgeprune.profiles.sysfs_power import find_by_files
+from edgeprune.profiles.tegrastats import Tegrastats
 
 
 @dataclass(frozen=True)
@@ -144,7 +30,7 @@ class Nvml(Sensor):
     device: Any = None
 
     @classmethod
-    def find(cls, power: Power, root: Path = Path("/"), index: int = 0) -> Nvml | None:
+    def find(cls, index: int = 0) -> Nvml | None:
         """Return the sensor of GPU ``index``; None without nvidia-ml-py, a driver, or a counter that answers."""
         try:
             import pynvml
@@ -177,10 +63,10 @@ class RpiPmic(Sensor):
     ).stdout
 
     @classmethod
-    def find(cls, power: Power, root: Path = Path("/")) -> RpiPmic | None:
+    def find(cls) -> RpiPmic | None:
         """Return the sensor if ``vcgencmd pmic_read_adc`` gives rails."""
         sensor = cls()
-        return sensor if _answers(sensor) else None
+        return sensor if answers(sensor) else None
 
     def read(self) -> Mapping[str, float]:
         """Return milliwatts by rail."""
@@ -198,30 +84,15 @@ def parse_pmic(text: str) -> dict[str, float]:
     return {rail: 1e3 * both["A"] * both["V"] for rail, both in found.items() if both.keys() == {"A", "V"}}
 
 
-SENSORS: tuple[type[Ina3221] | type[Rapl] | type[Nvml] | type[RpiPmic], ...] = (Ina3221, Nvml, Rapl, RpiPmic)
-
-
 def find(power: Power, root: Path = Path("/")) -> Sensor | None:
-    """Return the sensor that the board names, if it gives a reading here; None otherwise.
+    """Return the sensor that the board names, if it gives a reading here; None otherwise. Close it afterwards.
 
-    On a board that names none, None: what a sensor reads there is not known.
+    Where the rails of a board with INA3221 monitors are not to be read as files, ``tegrastats`` may tell them. On a
+    board that names no sensor, None: what one reads there is not known.
     """
-    for one in SENSORS:
-        if one.name == power.sensor:
-            return one.find(power, root)
-    return None
-
-
-def _readable(folder: Path) -> bool:
-    try:
-        (folder / "energy_uj").read_text()
-    except OSError:
-        return False
-    return True
-
-
-def _answers(sensor: Sensor) -> bool:
-    try:
-        return bool(sensor.read())
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return False
+    if power.sensor == "nvml":
+        return Nvml.find()
+    if power.sensor == "rpi-pmic":
+        return RpiPmic.find()
+    found = find_by_files(power, root)
+    return Tegrastats.find(power) if found is None and power.sensor == "ina3221" else found

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.profiles.energy import Protocol, integrate, measure
-from edgeprune.profiles.sensors import Kind, Sensor
+from edgeprune.budget import EnergyMethod
+from edgeprune.profiles.energy import Energy, Protocol, StandsStill, integrate, loop, measure
+from edgeprune.profiles.sensor_base import Kind, Sensor
+from edgeprune.profiles.sensor_meter import SensorMeter
 
 QUICK = Protocol(seconds=1.0, runs=10, warmup=0.1, windows=3, most=6, spread=0.05)
 
@@ -80,9 +82,17 @@ class Counter(Sensor):
         return ("whole",)
 
 
+def measured(world: World, sensor: Sensor, method: EnergyMethod = "sensor", work: Any = None) -> Energy:
+    def rest() -> float:
+        world.sleep(QUICK.seconds)
+        return 0.0
+
+    return measure(loop(work or world.work, QUICK, world.clock), rest, SensorMeter(sensor, method, world.clock), QUICK)
+
+
 def test_total_and_net_of_a_run() -> None:
     world = World()
-    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    found = measured(world, Counter(world))
     assert found.total_mj == pytest.approx(80.0)  # 8 W for 10 ms
     assert found.net_mj == pytest.approx(50.0)  # less 3 W for 10 ms
     assert (found.power_mw, found.idle_mw) == (pytest.approx(8000.0), pytest.approx(3000.0))
@@ -101,10 +111,10 @@ def test_two_points_stand_for_what_lies_between_them() -> None:
         def read(self) -> Mapping[str, float]:
             return {"whole": 3000.0}
 
-    found = measure(world.work, Meter(world), QUICK, world.clock, world.sleep, "two-point")
+    found = measured(world, Meter(world), "two-point")
     assert found.total_mj == pytest.approx(30.0) and found.net_mj == pytest.approx(0.0, abs=1e-9)
     assert found.method == "two-point" and found.source == "measured"
-    counted = measure(world.work, Counter(world), QUICK, world.clock, world.sleep, "two-point")
+    counted = measured(world, Counter(world), "two-point")
     assert counted.total_mj == pytest.approx(80.0), "a counter knows what lay between"
 
 
@@ -124,20 +134,20 @@ def test_what_is_read_within_a_window_is_nothing_to_two_points() -> None:
         world.work()
         busy[0] = False
 
-    ends = measure(work, Spiky(world), QUICK, world.clock, world.sleep, "two-point")
+    ends = measured(world, Spiky(world), "two-point", work)
     assert ends.power_mw == pytest.approx(3000.0)
-    assert (measure(work, Spiky(world), QUICK, world.clock, world.sleep).power_mw or 0.0) > 3100.0
+    assert (measured(world, Spiky(world), work=work).power_mw or 0.0) > 3100.0
 
 
 def test_windows_that_disagree_are_repeated_up_to_a_limit() -> None:
     world = World(drift=30.0)
-    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    found = measured(world, Counter(world))
     assert found.windows == QUICK.most and found.spread > QUICK.spread
 
 
 def test_slow_work_gets_a_longer_window() -> None:
     world = World(each=1.0)
-    found = measure(world.work, Counter(world), QUICK, world.clock, world.sleep)
+    found = measured(world, Counter(world))
     assert found.runs == 3 * QUICK.runs and found.total_mj == pytest.approx(8000.0)
 
 
@@ -155,4 +165,16 @@ def test_a_sensor_that_dies_while_it_is_followed() -> None:
             return super().read()
 
     with pytest.raises(OSError, match="No such device"):
-        measure(world.work, Dying(world), QUICK, world.clock, world.sleep)
+        measured(world, Dying(world))
+
+
+def test_a_sensor_that_stands_still_is_refused_after_one_window() -> None:
+    world = World()
+
+    class Still(Counter):
+        def read(self) -> Mapping[str, float]:
+            return {"whole": 5.0}
+
+    with pytest.raises(StandsStill, match=r"^made-up does not move; energy is not measured$"):
+        measured(world, Still(world))
+    assert world.now < 2.5 * QUICK.seconds

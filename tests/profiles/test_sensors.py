@@ -9,7 +9,8 @@ import pytest
 from edgeprune.profiles import board as boards
 from edgeprune.profiles import sensors
 from edgeprune.profiles.board import Power
-from edgeprune.profiles.sensors import Ina3221, Nvml, Rapl, RpiPmic, parse_pmic
+from edgeprune.profiles.sensors import Nvml, RpiPmic, parse_pmic
+from edgeprune.profiles.sysfs_power import Ina3221, Rapl
 
 XAVIER = boards.load("jetson-xavier").power
 NX = boards.load("jetson-xavier-nx").power
