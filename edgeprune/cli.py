@@ -169,6 +169,10 @@ _energy = _option("Target", "--energy", type=click.Choice(
     ["sensor", "two-point", "theoretical", "theoretical-published"]), default="sensor", show_default=True,
                   help="How energy is told: by the power sensor over whole windows, by its readings at both ends of a "
                   "window, or estimated from arithmetic and traffic.")
+_power_log = _option("Target", "--power-log", type=_PATH, metavar="FILE",
+                     help="CSV of an external meter that records the target's supply while edgeprune works, in place "
+                     "of a sensor: a header with time (Unix seconds, or ISO 8601 with its zone) and power_w, power_mw, "
+                     "or voltage_v and current_a. A file that is exported afterwards is waited for.")
 _json = _option("Output", "--json", "as_json", is_flag=True,
                 help="Print the result as JSON, and nothing else, on standard output.")
 _quiet = _option("Output", "--quiet", is_flag=True, help="Show no progress and no table.")
@@ -201,8 +205,8 @@ def main() -> None:
     _option("Budget", "--max-latency", callback=_ceiling, metavar="12ms|0.5x",
             help="Ceiling on p50, absolute or of the original's."),
     _option("Budget", "--max-energy", callback=_ceiling, metavar="60mJ|0.5x",
-            help="Ceiling on the energy of one run, the idle board's included; needs a power sensor that answers, or "
-            "--energy theoretical."),
+            help="Ceiling on the energy of one run, the idle board's included; needs a power sensor that answers, "
+            "--power-log, or --energy theoretical."),
     _option("Budget", "--max-size", callback=_ceiling, metavar="4MB|0.25x",
             help="Ceiling on the bytes to deploy."),
     _option("Budget", "--max-macs", callback=_ceiling, metavar="30M|0.5x",
@@ -226,7 +230,7 @@ def main() -> None:
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
-    _target, _board, _threads, _table, _energy,
+    _target, _board, _threads, _table, _energy, _power_log,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
     _option("Output", "--out", type=_PATH, metavar="DIR",
@@ -303,10 +307,16 @@ def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | Non
 
 @main.command("profile")
 @click.argument("artifact", type=_PATH)
-@_options(_target, _board, _threads, _table, _energy, _json, _quiet)
+@_options(
+    _target, _board, _threads, _table, _energy, _power_log,
+    _option("Target", "--layer-energy", is_flag=True,
+            help="Tell the energy of each layer too: a window of 2 s each, scaled to the whole; or by the formula of "
+            "--energy theoretical, which needs no sensor."),
+    _json, _quiet,
+)
 def profile_(
-    artifact: Path, target: str, board: str | None, threads: int, table: Path | None, energy: Any, as_json: bool,
-    quiet: bool,
+    artifact: Path, target: str, board: str | None, threads: int, table: Path | None, energy: Any,
+    power_log: Path | None, layer_energy: bool, as_json: bool, quiet: bool,
 ) -> None:
     """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes.
 
@@ -318,19 +328,26 @@ def profile_(
     Examples:
       edgeprune profile build/r20
       edgeprune profile build/r20 --table build/host-cpu.json
+      edgeprune profile build/r20 --power-log meter.csv --layer-energy
       edgeprune compile r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --table build/host-cpu.json
     """
     with redirect_stdout(sys.stderr):
         from edgeprune.compiler.profile import profile_artifact
-        from edgeprune.compiler.table import profile, show
+        from edgeprune.compiler.table import layer_energies, profile, show
 
-        candidate, layers, told = profile_artifact(artifact, target, threads, _progress(quiet), board, table, energy)
+        found = profile_artifact(
+            artifact, target, threads, _progress(quiet), board, table, energy, power_log, layer_energy
+        )
+    told = found.table
     if as_json:
-        rows = [asdict(layer) for layer in layers]
-        shown = {} if told is None else {"table": {**told.model_dump(), "error": told.error}}
-        click.echo(json.dumps({**candidate.model_dump(), "layers": rows, **shown}, indent=1))
+        rows = [asdict(layer) for layer in found.layers]
+        shown: dict[str, Any] = {} if told is None else {"table": {**told.model_dump(), "error": told.error}}
+        shown |= {} if found.energies is None else {"layer_energy": asdict(found.energies)}
+        click.echo(json.dumps({**found.whole.model_dump(), "layers": rows, **shown}, indent=1))
     elif not quiet:
-        show(profile(candidate, layers))
+        show(profile(found.whole, found.layers))
+        if found.energies is not None:
+            show(layer_energies(found.energies))
         if told is not None:
             click.echo(f"{table} predicts {told.predicted_ms:.3g} ms at its own pace, at which "
                        f"{told.measured_ms:.3g} ms were measured ({100 * told.error:+.1f} %)")

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from reports import candidates, report
 
+from edgeprune.benches.layer_energy import LayerEnergies, LayerEnergy
 from edgeprune.budget import Budget, Limit
 from edgeprune.cli import main
 from edgeprune.compiler.request import Request
@@ -34,6 +35,14 @@ class Layer:
     op: str
     ms: float
     share: float
+
+
+@dataclass(frozen=True)
+class Profiled:
+    whole: Any
+    layers: tuple[Layer, ...]
+    table: Check | None = None
+    energies: LayerEnergies | None = None
 
 
 @dataclass(frozen=True)
@@ -405,8 +414,8 @@ def test_inspect_shows_groups_and_reasons(monkeypatch: pytest.MonkeyPatch) -> No
 def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("edgeprune.compiler.profile")
     told = Check(name="m.onnx", predicted_ms=1.1, measured_ms=1.0)
-    answer = (candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),), told)
-    module.profile_artifact = lambda path, target, threads, progress, board, table, energy: answer  # type: ignore[attr-defined]
+    answer = Profiled(candidates()[0], (Layer("conv1", "Conv", 0.2, 0.25),), told)
+    module.profile_artifact = lambda *asked: answer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("profile", "m.onnx").stdout.split())
     assert "p50 0.812 ms, p90 0.861 ms, p99 1.06 ms (measured, 600 runs)" in text

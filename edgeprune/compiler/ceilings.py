@@ -49,8 +49,8 @@ def require_meter(workshop: Workshop) -> None:
         board = workshop.means.board
         raise UnmetRequirement(
             f"--max-energy needs a power sensor, and none of {board.name} answers here (its file names "
-            f"{board.power.sensor}); measure on the board with --board, estimate with --energy theoretical, or set "
-            f"--max-latency instead"
+            f"{board.power.sensor}); measure on the board with --board, give the file of an external meter with "
+            f"--power-log, estimate with --energy theoretical, or set --max-latency instead"
         )
 
 

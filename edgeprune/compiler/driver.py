@@ -19,6 +19,7 @@ from edgeprune.benches.choose import bench_for
 from edgeprune.budget import Budget, Cost, Limit
 from edgeprune.compiler import replay, runtimes, writing
 from edgeprune.compiler.cache import require_writable, root
+from edgeprune.compiler.metering import with_meter
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.outcome import Choice, choose, conclude
 from edgeprune.compiler.pipeline import AnyPass, Pipeline
@@ -80,7 +81,8 @@ def compile(
     unknown = set(options) - known
     if unknown:
         raise BadOption(f"compile has no option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
-    paths = {name: Path(options[name]) for name in ("data", "recipe", "out", "table") if options.get(name) is not None}
+    files = ("data", "recipe", "out", "table", "power_log")
+    paths = {name: Path(options[name]) for name in files if options.get(name) is not None}
     request = Request(
         model=Path(model) if isinstance(model, str | Path) else None,
         task=task if isinstance(task, str) else task.name,
@@ -208,7 +210,7 @@ def _bench(request: Request, progress: Progress) -> Bench:
     board, cache = boards.load(request.target), root() / "boards"
     owner = "" if request.board is None else lease_name(request.out)
     bench = bench_for(board, request.threads, request.seed, request.board, owner, progress, cache)
-    bench.energy_method = request.energy
+    with_meter(bench, request.energy, request.power_log, progress)
     return bench
 
 

@@ -73,8 +73,8 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     was.
 
     Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be.
-    Everything else comes from the recipe. Raises BadBuild, and BadOption when a file's code would run without being
-    named.
+    Everything else comes from the recipe, but no external meter: what its file held then is not of now. Raises
+    BadBuild, and BadOption when a file's code would run without being named.
     """
     assert request.recipe is not None
     recipe = read(request.recipe)
@@ -89,7 +89,8 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     again = {name: getattr(request, name) for name in ("model", "arch", "data") if getattr(request, name) is not None}
     if request.task != "auto":
         again["task"] = request.task
-    return dataclasses.replace(recorded, **again, out=request.out, recipe=request.recipe), recipe
+    own = {"out": request.out, "recipe": request.recipe, "power_log": request.power_log}
+    return dataclasses.replace(recorded, **{**again, **own}), recipe
 
 
 def require_repeated(recipe: Recipe, role: str, then: str, now: str | None) -> None:

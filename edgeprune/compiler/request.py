@@ -32,7 +32,7 @@ class Request:
 
     ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere. ``table`` is the
     file of a latency table that the search is to aim by; what it lacks is measured into it. ``energy`` says how energy
-    is told.
+    is told, and ``power_log`` is the CSV file of an external meter that tells it.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
     ``effort`` says.
@@ -48,6 +48,7 @@ class Request:
     board: str | None = None
     table: Path | None = None
     energy: EnergyMethod = "sensor"
+    power_log: Path | None = None
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
     evaluations: int | None = None
@@ -73,10 +74,17 @@ class Request:
             raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
         if self.table is not None and self.cost != "measured":
             raise BadOption(f"--table is for a search by the clock; it has no say with --cost {self.cost}")
+        check_power_log(self.energy, self.power_log)
         if self.board is not None:
             Ssh.parse(self.board)
         if not 0 <= self.seed < 2**32:
             raise BadOption(f"the seed must be in [0, 2**32), not {self.seed}")
+
+
+def check_power_log(energy: EnergyMethod, power_log: Path | None) -> None:
+    """Raise BadOption where an external meter is given, and energy is to be told in another way."""
+    if power_log is not None and energy != "sensor":
+        raise BadOption(f"--power-log is an external meter's; it has no say with --energy {energy}, so leave one out")
 
 
 @overload

@@ -13,6 +13,7 @@ from edgeprune.compiler import wording
 from edgeprune.report import Candidate, CheckRow, Report
 
 if TYPE_CHECKING:
+    from edgeprune.benches.layer_energy import LayerEnergies
     from edgeprune.compiler.inspect import Inspection
     from edgeprune.compiler.profile import LayerTime
 
@@ -80,6 +81,24 @@ def profile(candidate: Candidate, layers: Sequence[LayerTime]) -> RenderableType
     for layer in layers:
         table.add_row(*map(Text, (layer.name, layer.op, wording.milliseconds(layer.ms), wording.percent(layer.share))))
     return Group(head, table) if layers else head
+
+
+_TOLD = {"window": "measured", "time": "measured, by its share of time", "formula": "estimated"}
+
+
+def layer_energies(found: LayerEnergies) -> RenderableType:
+    """Return the energy of each layer, how it was told, and what they add up to."""
+    what = "net of the idle board, measured" if found.part == "net" else "estimated"
+    head = f"energy of layers: {wording.millijoules(found.whole_mj)} in all ({what})"
+    if found.alone_mj is not None:
+        head += f"; scaled from {wording.millijoules(found.alone_mj)} by windows of their own"
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "operator", "energy", "share", "told"):
+        table.add_column(title, justify="right" if title in ("energy", "share") else "left", overflow="fold")
+    for one in found.layers:
+        cells = one.name, one.op, wording.millijoules(one.mj), wording.percent(one.share), _TOLD[one.by]
+        table.add_row(*map(Text, cells))
+    return Group(Text(head), table)
 
 
 def show(renderable: RenderableType, console: Console | None = None) -> None:

@@ -288,8 +288,9 @@ class Workshop:
         sensor.
         """
         name = key(
-            "energy", self._base, candidate.model.digest(), candidate.model.runtime, self.bench.energy_method
-        )
+            "energy", self._base, candidate.model.digest(), candidate.model.runtime, self.bench.energy_method,
+            self.bench.power_log is not None,
+        )  # fmt: skip
         with self.store.open(name) as folder:
             record = finished(folder)
             if record is not None:

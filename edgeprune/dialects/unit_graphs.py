@@ -127,6 +127,29 @@ def reference(
     return helper.make_model(graph, opset_imports=opset or [helper.make_opsetid("", 13)], ir_version=7)
 
 
+def nothing() -> onnx.ModelProto:
+    """Return a graph that computes next to nothing: what it takes is what calling any graph takes."""
+    source, target = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 1, 1, 1])
+                      for name in ("input", "output"))  # fmt: skip
+    node = helper.make_node("Relu", ["input"], ["output"], "nothing")
+    graph = helper.make_graph([node], "nothing", [source], [target])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+
+
+def fed_by_floats(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph whose input, of whatever type, is cast from float32: that is what benches feed."""
+    source = proto.graph.input[0].type.tensor_type
+    if source.elem_type == onnx.TensorProto.FLOAT:
+        return proto
+    fed = onnx.ModelProto()
+    fed.CopyFrom(proto)
+    for node in fed.graph.node:
+        node.input[:] = ["input.cast" if name == "input" else name for name in node.input]
+    fed.graph.node.insert(0, helper.make_node("Cast", ["input"], ["input.cast"], "input.to", to=source.elem_type))
+    fed.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return fed
+
+
 def write(proto: onnx.ModelProto, path: Path) -> OnnxModel:
     """Write a graph with one input as a model of its own."""
     onnx.save(proto, path)

@@ -80,7 +80,8 @@ def test_without_a_sensor_it_is_refused_before_any_work(
     monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
     sentence = (
         r"^--max-energy needs a power sensor, and none of host-cpu answers here \(its file names \w+\); measure on the "
-        r"board with --board, estimate with --energy theoretical, or set --max-latency instead"
+        r"board with --board, give the file of an external meter with --power-log, estimate with --energy theoretical, "
+        r"or set --max-latency instead"
     )
     with pytest.raises(UnmetRequirement, match=sentence):
         edgeprune.compile(**arguments(max_energy="60mJ", cost="measured"), out=tmp_path / "out")

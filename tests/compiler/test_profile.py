@@ -31,8 +31,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_build_is_profiled_whole_and_by_layer(built: Any, quickly: list[int]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in built.directory.iterdir()}
-    whole, layers, table = profile_artifact(built.directory, "host-cpu", 2, Silent())
-    assert quickly == [2] and table is None
+    found = profile_artifact(built.directory, "host-cpu", 2, Silent())
+    whole, layers = found.whole, found.layers
+    assert quickly == [2] and found.table is None and found.energies is None
     assert whole.name == str(built.directory / "model.onnx")
     assert whole.size_bytes == (built.directory / "model.onnx").stat().st_size
     assert sum(whole.precisions.values()) > 0
@@ -46,8 +47,7 @@ def test_a_build_is_profiled_whole_and_by_layer(built: Any, quickly: list[int]) 
 
 def test_a_file_by_another_name_is_left_alone(built: Any, quickly: list[int], tmp_path: Path) -> None:
     mine = Path(shutil.copy(built.directory / "model.onnx", tmp_path / "mine.onnx"))
-    whole, _, _ = profile_artifact(mine, "host-cpu", 1, Silent())
-    assert whole.name == str(mine)
+    assert profile_artifact(mine, "host-cpu", 1, Silent()).whole.name == str(mine)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.onnx"]
 
 
