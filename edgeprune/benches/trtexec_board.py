@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import shlex
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +103,7 @@ class TrtexecBoard(OverSsh):
             command=built.command,
             seconds=built.seconds,
             layers=layers,
-            precisions=_convolutions(layers),
+            precisions=trtexec.count_convolutions(layers),
         )
         notes = [f"the engine's outputs differ from ONNX Runtime's by {difference:.1e} of their spread"]
         wanted = version_wanted(self.board)
@@ -218,10 +216,3 @@ def _with_times(layers: Sequence[EngineLayer], timed: Sequence[EngineLayer]) -> 
     known = {layer.name: layer for layer in layers}
     found = [known.get(one.name, one) for one in timed]
     return tuple(EngineLayer(x.name, x.kind, x.precision, x.nodes, t.ms) for x, t in zip(found, timed, strict=True))
-
-
-def _convolutions(layers: Sequence[EngineLayer]) -> dict[str, int]:
-    """Count the layers that are convolutions by what they read; empty where the report tells no types."""
-    convolutions = [x for x in layers if re.search("conv|correlation", x.kind, re.IGNORECASE)]
-    counts = Counter(x.precision for x in convolutions if x.precision)
-    return dict(sorted(counts.items()))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from edgeprune.engines.base import Engine, EngineBuilder, EngineLayer
-from edgeprune.errors import BadModel, Lacking
+from edgeprune.engines.child import ask
+from edgeprune.errors import Lacking
 from edgeprune.files import write_atomic
 from edgeprune.profiles.board import Board
 
@@ -26,7 +24,6 @@ _FIRST_INPUT = re.compile(r"Inputs: \[ \{ .*?Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _TOTAL = re.compile(r"^Total (?P<what>[\w ]+ Memory): (?P<bytes>\d+) bytes")
 _PRECISIONS = {"Float": "fp32", "Half": "fp16", "BFloat16": "bf16", "Int8": "int8"}
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -58,10 +55,8 @@ class Rtx(EngineBuilder):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "model.engine"
-            told = self._run([str(graph.resolve()), str(made), *board.compute_capabilities])
-            if errors := told.get("errors"):
-                more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-                raise BadModel(f"TensorRT-RTX refuses this graph: {'; '.join(errors[:_SHOWN])}{more}")
+            arguments = [str(_CHILD), str(graph.resolve()), str(made), *board.compute_capabilities]
+            told = ask("TensorRT-RTX", arguments, self.timeout)
             write_atomic(target, made.read_bytes())
         layers = parse_layers(told["log"])
         command = ("python", "-m", "edgeprune.engines.rtx_child", graph.name, target.name, *board.compute_capabilities)
@@ -76,24 +71,6 @@ class Rtx(EngineBuilder):
             precisions=count_convolutions(layers),
             memory=parse_memory(told["log"]),
         )
-
-    def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Return what the child printed last; its own output before that is the libraries'."""
-        try:
-            done = subprocess.run(
-                [sys.executable, str(_CHILD), *arguments], capture_output=True, text=True, timeout=self.timeout
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Lacking(f"TensorRT-RTX did not finish within {self.timeout:g} s") from error
-        if done.returncode < 0:
-            raise BadModel(f"TensorRT-RTX crashed on this graph (signal {-done.returncode})")
-        try:
-            told = json.loads(done.stdout.rstrip().rpartition("\n")[2])
-        except ValueError:
-            lines = done.stderr.strip().splitlines() or ["it said nothing"]
-            raise Lacking(f"TensorRT-RTX cannot be run here: {lines[-1]}") from None
-        assert isinstance(told, dict)
-        return told
 
 
 def parse_layers(log: Sequence[str]) -> tuple[EngineLayer, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,7 +122,7 @@ def parse_times(text: str, warmup_ms: int) -> list[float]:
 
     8.2 lists the runs of the warm-up too, those that began before it was over. Raises BadModel for another form.
     """
-    rows = _json(text, "--exportTimes")
+    rows = _json(text, "trtexec's --exportTimes")
     try:
         early = any("endToEndMs" in row for row in rows)
         found = [float(r["computeMs"]) for r in rows if not early or float(r["startComputeMs"]) >= warmup_ms]
@@ -134,7 +135,7 @@ def parse_times(text: str, warmup_ms: int) -> list[float]:
 
 def parse_pace(text: str, warmup_ms: int) -> float:
     """Return the mean milliseconds from the start of one run to the start of the next, after the warm-up."""
-    starts = [float(row["startComputeMs"]) for row in _json(text, "--exportTimes")]
+    starts = [float(row["startComputeMs"]) for row in _json(text, "trtexec's --exportTimes")]
     starts = [one for one in starts if one >= warmup_ms] or starts
     if len(starts) < 2:
         raise BadModel("trtexec timed too few runs to tell their pace")
@@ -149,7 +150,7 @@ def parse_profile(text: str) -> tuple[EngineLayer, ...]:
     try:
         rows = json.loads(text)
     except ValueError:
-        rows = _json("\n".join(_escaped(line) for line in text.splitlines()), "--exportProfile")
+        rows = _json("\n".join(_escaped(line) for line in text.splitlines()), "trtexec's --exportProfile")
     try:
         return tuple(EngineLayer(row["name"], "", ms=float(row["averageMs"])) for row in rows if "name" in row)
     except (TypeError, KeyError, ValueError) as error:
@@ -161,21 +162,21 @@ def parse_output(text: str) -> dict[str, NDArray[np.float32]]:
     try:
         return {
             row["name"]: np.array(row["values"], np.float32).reshape([int(n) for n in row["dimensions"].split("x")])
-            for row in _json(text, "--exportOutput")
+            for row in _json(text, "trtexec's --exportOutput")
         }
     except (TypeError, KeyError, ValueError) as error:
         raise BadModel(f"trtexec's --exportOutput is not in a known form: {error!r}") from error
 
 
-def parse_layers(text: str) -> tuple[EngineLayer, ...]:
-    """Return the layers of ``--exportLayerInfo``: names alone where the engine was built without details.
+def parse_layers(text: str, who: str = "trtexec's --exportLayerInfo") -> tuple[EngineLayer, ...]:
+    """Return the layers of the engine inspector's report: names alone where the engine was built without details.
 
-    From 11 on format and type of a tensor are two fields; before, the type is the first word of one.
+    From 11 on format and type of a tensor are two fields; before, the type is the first word of one. ``who`` gave it.
     """
-    rows = _json(text, "--exportLayerInfo")
+    rows = _json(text, who)
     layers = rows.get("Layers") if isinstance(rows, dict) else None
     if not isinstance(layers, list):
-        raise BadModel("trtexec's --exportLayerInfo has no list of Layers")
+        raise BadModel(f"{who} has no list of Layers")
     found = []
     for row in layers:
         if isinstance(row, str):
@@ -187,6 +188,13 @@ def parse_layers(text: str) -> tuple[EngineLayer, ...]:
         nodes = tuple(re.findall(r"\[ONNX Layer: ([^\]]+)\]", str(row.get("Metadata", ""))))
         found.append(EngineLayer(str(row.get("Name", "")), str(row.get("LayerType", "")), _precision(said), nodes))
     return tuple(found)
+
+
+def count_convolutions(layers: Sequence[EngineLayer]) -> dict[str, int]:
+    """Count the layers that are convolutions by what they read; empty where the report tells no types."""
+    convolutions = [x for x in layers if re.search("conv|correlation", x.kind, re.IGNORECASE)]
+    counts = Counter(x.precision for x in convolutions if x.precision)
+    return dict(sorted(counts.items()))
 
 
 def _precision(said: str) -> str:
@@ -203,8 +211,8 @@ def _escaped(line: str) -> str:
     return line if match is None else line.replace(match[1], match[1].replace("\\", "\\\\").replace('"', '\\"'))
 
 
-def _json(text: str, what: str) -> Any:
+def _json(text: str, who: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise BadModel(f"trtexec's {what} is not JSON ({error})") from error
+        raise BadModel(f"{who} is not JSON ({error})") from error
