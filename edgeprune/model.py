@@ -9,7 +9,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,14 @@ class OnnxModel:
         if not shape or 0 in shape:
             raise BadModel(f"{path} was not written by edgeprune and has no static input shape; export it with one")
         return cls(path, ModelSpec(shape))
+
+    def reference(self) -> OnnxModel:
+        """Return it as ONNX Runtime runs it, whatever the target's runtime is.
+
+        That computes in exactly the types of the graph and loads at once, where another may round, and build for
+        minutes: for comparing graphs, not for judging what is deployed.
+        """
+        return replace(self, runtime="onnxruntime")
 
     def clone(self) -> OnnxModel:
         """Return itself: passes write new files and never touch the one they were given."""

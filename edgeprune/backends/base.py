@@ -57,6 +57,10 @@ class Backend(ABC):
         """Say why what is emitted for ``board`` cannot run on this machine; None if it can."""
         return None if board.local else f"{board.name} is not this machine"
 
+    def fit(self, board: Board) -> Board:
+        """Return ``board`` narrowed to what is found on this machine, where the runtime decides more than its file."""
+        return board
+
     def version(self) -> str | None:
         """Return the version of the runtime that is installed here; None if there is none."""
         return None

@@ -74,7 +74,7 @@ class Bench(ABC):
 
     def emit(self, model: OnnxModel) -> Artifact:
         """Emit a graph for the runner, once."""
-        name = model.digest() + model.runtime
+        name = model.digest() + self.runtime(model).name
         if name not in self._artifacts:
             self._artifacts[name] = self.runtime(model).emit(model, self.board, Path(self._scratch.name) / name)
         return self._artifacts[name]

@@ -32,7 +32,9 @@ def bench_for(
         from edgeprune.benches.estimate import Estimate
         from edgeprune.benches.here import Here
 
-        return Here(board, threads, seed) if backend.elsewhere(board) is None else Estimate(board, threads, seed)
+        if backend.elsewhere(board) is not None:
+            return Estimate(board, threads, seed)
+        return Here(backend.fit(board), threads, seed)
     ssh = Ssh.parse(url)
     if board.backend == "onnxruntime" and not board.local:
         from edgeprune.benches.onnxruntime_board import OnnxRuntimeBoard as Kind

@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgeprune.backends.base import Backend, LayerTime
+from edgeprune.backends.base import Artifact, Backend, LayerTime
 from edgeprune.benches.base import Bench, Stand
+from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel
 from edgeprune.profiles import sensors
 from edgeprune.profiles.energy import Job, Protocol, loop
@@ -74,6 +77,17 @@ class Here(Bench):
         image = np.random.default_rng(0).standard_normal(model.spec.input_shape, np.float32)
         with self.open(model) as runner:
             yield loop(lambda: runner({"input": image}), protocol)
+
+    def deploy(self, model: OnnxModel, directory: Path) -> Artifact | None:
+        """Write the engine that was timed and the graph it was built of; another build of it may choose other kernels.
+        """
+        artifact = self.emit(model)
+        if artifact.engine is None:
+            return None
+        for name in ("model.onnx", artifact.path.name):
+            write_atomic(directory / name, (artifact.path.parent / name).read_bytes())
+        path = directory / artifact.path.name
+        return replace(artifact, path=path, engine=replace(artifact.engine, path=path))
 
     def conditions(self) -> dict[str, Any]:
         """Name runtime, version and processor."""

@@ -150,7 +150,8 @@ class Workshop:
             means.train_threads,
             means.device,
         )
-        self._runtime = key(self.identity, self.bench.runner.name, detected, means.threads)
+        runner = self.bench.runner
+        self._runtime = key(self.identity, runner.name, runner.version(), detected, means.threads)
         self._context = self._start()
 
     def __enter__(self) -> Workshop:

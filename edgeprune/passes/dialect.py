@@ -60,8 +60,8 @@ def _difference(before: OnnxModel, after: OnnxModel, ctx: Context) -> float:
     images = np.random.default_rng(0).standard_normal(before.spec.input_shape).astype(np.float32)
     if ctx.task is not None and (batch := next(iter(ctx.task.calibration_batches()), None)) is not None:
         images = batch[:16].numpy()
-    with ctx.open(before) as predict:
+    with ctx.open(before.reference()) as predict:
         expected = predict(images)
-    with ctx.open(after) as predict:
+    with ctx.open(after.reference()) as predict:
         found = predict(images)
     return float(np.abs(found - expected).max() / (expected.std() or 1.0))

@@ -82,7 +82,7 @@ class Export(Pass[TorchModel, OnnxModel]):
         """Return the largest difference of the outputs as a share of their spread, on real images if any."""
         images = _images(model, ctx)
         expected = model.predict(images)
-        with ctx.open(exported) as predict:
+        with ctx.open(exported.reference()) as predict:
             found = predict(images)
         if found.shape != expected.shape:
             raise BadModel(

@@ -231,11 +231,11 @@ class Trial:
 
     def _ranked(self, names: Sequence[str]) -> tuple[str, ...]:
         images = np.concatenate(self._images)[:_RANKED_IMAGES]
-        with self.ctx.open(self.model) as predict:
+        with self.ctx.open(self.model.reference()) as predict:
             reference = predict(images)
         risk, plain = {}, {}
         for name in self.ctx.progress.track(names, "ranking layers", len(names)):
-            with self.ctx.open(self.lower([name])) as predict:
+            with self.ctx.open(self.lower([name]).reference()) as predict:
                 outputs = predict(images)
             risk[name], plain[name] = self._apart(outputs, reference), ranking.deviation(reference, outputs)
         return ranking.order(names, risk if any(risk.values()) else plain, self._gain(names))
