@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from edgeprune.compiler import wording
-from edgeprune.report import Candidate, Report
+from edgeprune.report import Candidate, EngineRow, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 _INK, _LINE = "#010203", "#010204"  # stand-ins, swapped for the page's own colours so that plots follow dark mode
 _COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#8a8f98", "#c9a227", "#d64545", "#2aa5b8")
 _MARKERS = "osD^vPX*"
+_SHOWN = 12
+"""Kernels of an engine that stand open; the others are folded away."""
 
 
 def render(report: Report) -> str:
@@ -35,6 +39,7 @@ def render(report: Report) -> str:
     return template.render(
         r=report, headline=_headline(report), checks=_checks(report), pruning=wording.pruning_gain(report),
         judgement=wording.judgement(report), plots=_plots(report), text=_text, p50=wording.p50,
+        engine=None if report.engine is None else _engine(report.engine),
         latency_ratio=lambda c: wording.latency_ratio(c, report.baseline),
     )
 
@@ -93,6 +98,36 @@ def _checks(report: Report) -> list[dict[str, Any]]:
         rows.append({"title": title, "limit": write(check.limit), "found": write(check.found), "basis": check.basis,
                      "held": check.held})
     return rows
+
+
+def _engine(row: EngineRow) -> dict[str, Any]:
+    """Return what an engine is, and its kernels: the longest first where all were timed, else in the order they run."""
+    memory = ", ".join(f"{what} {wording.size(n)}" for what, n in row.memory_bytes.items())
+    known = [layer.ms for layer in row.layers if layer.ms is not None]
+    total = math.fsum(known) if known and len(known) == len(row.layers) else None
+    rows = list(enumerate(row.layers, 1))
+    if total is not None:
+        rows.sort(key=lambda one: -(one[1].ms or 0.0))
+    kernels = [
+        {"at": at, "name": one.name, "kind": one.kind, "precision": one.precision or "not told", "nodes": one.nodes,
+         "ms": one.ms, "share": wording.share(one.ms, total)}
+        for at, one in rows
+    ]  # fmt: skip
+    return {
+        "facts": {
+            "builder": f"{row.builder}, version {row.version}",
+            "compute capabilities": row.compute_capabilities,
+            "built in": wording.seconds(row.seconds),
+            "convolutions": wording.counted(row.precisions) or "precisions not told",
+            "memory": memory or "not told",
+        },
+        "command": [shlex.quote(word) for word in row.command],
+        "kernels": kernels,
+        "timed": bool(known),
+        "total": total,
+        "open": kernels[:_SHOWN],
+        "folded": kernels[_SHOWN:],
+    }
 
 
 def _plots(report: Report) -> list[tuple[str, Markup]]:

@@ -100,11 +100,10 @@ def drop(score: ScoreReport | None) -> str:
 def engine(row: EngineRow) -> str:
     """Say in one line what was built, for what, and how much of it is int8."""
     total = sum(row.precisions.values())
-    counts = ", ".join(f"{n} {precision}" for precision, n in sorted(row.precisions.items()))
     return (
         f"engine: {row.path} by {row.builder} {row.version} for compute capability "
         f"{', '.join(row.compute_capabilities)}, in {seconds(row.seconds)}; {len(row.layers)} kernels, "
-        f"{total} convolutions: {counts or 'precisions not told'}"
+        f"{total} convolutions: {counted(row.precisions) or 'precisions not told'}"
     )
 
 
@@ -128,8 +127,12 @@ def judgement(report: Report) -> str:
 
 def precisions(candidate: Candidate) -> str:
     """Write how many convolutions run at which precision, such as ``19 int8, 1 fp32``."""
-    most_first = sorted(candidate.precisions.items(), key=lambda item: -item[1])
-    return ", ".join(f"{n} {kind}" for kind, n in most_first) or "unknown"
+    return counted(candidate.precisions) or "unknown"
+
+
+def counted(precisions: Mapping[str, int]) -> str:
+    """Write convolutions by precision, the most first; nothing where none were counted."""
+    return ", ".join(f"{n} {kind}" for kind, n in sorted(precisions.items(), key=lambda item: -item[1]))
 
 
 def pruning_gain(report: Report) -> str:

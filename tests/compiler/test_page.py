@@ -2,55 +2,16 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
+from page_text import checked, words
 from reports import candidate, candidates, report, step
 from rich.console import Console
 
 from edgeprune.compiler import wording
 from edgeprune.compiler.page import render
 from edgeprune.compiler.table import show, summary
-from edgeprune.report import Candidate, CheckRow, EngineRow, GroupRow, Latency, Measurement, Report
-
-VOID = {"meta", "br", "link", "img", "hr", "input"}
-
-
-class Checker(HTMLParser):
-    """Follows the nesting of tags and gathers the text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.ids += [value or "" for name, value in attrs if name == "id"]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text.append(data)
-
-
-def checked(page: str) -> Checker:
-    checker = Checker()
-    checker.feed(page)
-    checker.close()
-    assert checker.open == []
-    return checker
-
-
-def words(page: str) -> str:
-    return re.sub(r"\s+", " ", " ".join(checked(page).text).replace("\N{NO-BREAK SPACE}", " "))
+from edgeprune.report import Candidate, CheckRow, EngineRow, GroupRow, KernelRow, Latency, Measurement, Report
 
 
 def empty() -> Report:
@@ -148,6 +109,16 @@ def test_names_from_files_are_escaped() -> None:
             plan=[GroupRow(group=evil, channels=4, kept=2, reason=evil)],
             candidates=[candidate(evil, 0.5, 0.9, 1, 1.0, note=evil, chosen=True)],
             learning=[{"candidate": evil, "epoch": 0, "score": 0.5}],
+            engine=EngineRow(
+                path=evil,
+                builder=evil,
+                version=evil,
+                compute_capabilities=(evil,),
+                command=(evil,),
+                seconds=1.0,
+                memory_bytes={evil: 1},
+                layers=[KernelRow(name=evil, kind=evil, nodes=(evil,))],
+            ),
         )
     )
     assert "<script" not in page
@@ -269,7 +240,7 @@ def test_the_terminal_tells_estimates_from_measurements_and_names_the_engine() -
     assert "~12.5 ms" in text and "~ estimated, not measured" in text
     assert (
         "engine: model.engine by trtexec 8.5.2 for compute capability 7.2, in 12.5 s; 0 kernels, 20 convolutions: "
-        "1 fp32, 19 int8"
+        "19 int8, 1 fp32"
     ) in text
 
 
