@@ -428,6 +428,37 @@ def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -
     assert raw["table"] == {"name": "m.onnx", "predicted_ms": 1.1, "measured_ms": 1.0, "error": pytest.approx(0.1)}
 
 
+def test_profile_shows_the_energy_of_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("edgeprune.compiler.profile")
+    rows = (LayerEnergy("conv1", "Conv", 0.6, 0.75, "measured", "window"),
+            LayerEnergy("pool", "MaxPool", 0.2, 0.25, "measured", "time"))  # fmt: skip
+    answer = Profiled(candidates()[0], (), energies=LayerEnergies(rows, 0.8, "net", 1.1))
+    asked: list[Any] = []
+    module.profile_artifact = lambda *given: asked.append(given) or answer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    text = " ".join(run("profile", "m.onnx", "--layer-energy", "--power-log", "m.csv").stdout.split())
+    assert asked[0][-2:] == (Path("m.csv"), True)
+    assert (
+        "energy of layers: 0.8 mJ in all (net of the idle board, measured); scaled from 1.1 mJ by windows of their own"
+    ) in text
+    assert "conv1 Conv 0.6 mJ 75.00 % measured pool MaxPool 0.2 mJ 25.00 % measured, by its share of time" in text
+    raw = json.loads(run("profile", "m.onnx", "--layer-energy", "--json").stdout)["layer_energy"]
+    assert (raw["whole_mj"], raw["part"], raw["alone_mj"]) == (0.8, "net", 1.1)
+    assert raw["layers"][1] == {
+        "name": "pool", "op": "MaxPool", "mj": 0.2, "share": 0.25, "source": "measured", "by": "time",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["compile", "profile"])
+@pytest.mark.parametrize("energy", ["theoretical", "theoretical-published", "two-point"])
+def test_an_external_meter_and_another_way_exclude_each_other(command: str, energy: str) -> None:
+    result = run(command, "m.onnx", "--energy", energy, "--power-log", "m.csv")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"error: --power-log is an external meter's; it has no say with --energy {energy}, so leave one out"
+    )
+
+
 @pytest.mark.parametrize(("codes", "code"), [([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2)])
 def test_verify_exits_by_its_worst_finding(monkeypatch: pytest.MonkeyPatch, codes: list[int], code: int) -> None:
     from edgeprune.compiler.verify import Finding

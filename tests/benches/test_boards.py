@@ -4,7 +4,10 @@ import getpass
 import re
 import stat
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from qdq_graphs import PLAIN, QDQ, graph
 
 from edgeprune.benches import tabulate
 from edgeprune.benches.choose import bench_for
+from edgeprune.benches.layer_energy import measured
 from edgeprune.benches.onnxruntime_board import OnnxRuntimeBoard
 from edgeprune.benches.trtexec_board import TrtexecBoard
 from edgeprune.compiler import tabling
@@ -24,6 +28,7 @@ from edgeprune.model import ModelSpec, OnnxModel
 from edgeprune.passes.base import Silent
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.energy import Protocol
+from edgeprune.profiles.log_meter import PowerLog
 from edgeprune.profiles.measure import Plan
 from edgeprune.profiles.ssh import Lease
 
@@ -258,6 +263,68 @@ def test_energy_there_by_its_rails(sshd: Sshd, tmp_path: Path) -> None:
     whole = bench.complete(bench.measure({"a": model(tmp_path)})["a"], model(tmp_path))
     assert (whole.energy_source, whole.energy_mj) == ("measured", pytest.approx(240.0))
     assert whole.conditions["energy"]["sensor"] == "ina3221" and whole.conditions["version"] == "8.5.2"
+    assert nothing_left(sshd)
+
+
+def test_energy_there_by_tegrastats_where_sysfs_tells_nothing(tmp_path: Path) -> None:
+    """A SYNTHETIC tegrastats that prints JetPack 5's form: two watts on each of AGX Xavier's six rails."""
+    (tmp_path / "bin").mkdir()
+    names = boards.load("jetson-xavier").power.rails
+    line = "RAM 1409/31919MB CPU [5%@1190] GR3D_FREQ 0%@76 " + " ".join(f"{name} 2000mW/900mW" for name in names)
+    server = Sshd(tmp_path / "sshd", path=tools(tmp_path / "bin", "8.5.2"))
+    tool = tmp_path / "bin" / "tegrastats"
+    tool.write_text(f"#!/bin/sh\n[ \"$1\" = --interval ] || exit 1\nwhile :; do echo '{line}'; sleep 0.05; done\n")
+    tool.chmod(0o755)
+    server.start()
+    try:
+        bench = jetson(server, root=str(tmp_path / "nothing"))
+        bench.protocol = Protocol(seconds=0.6, windows=2, most=2)
+        found = bench.energy(model(tmp_path))
+        assert found is not None and found.sensor == "tegrastats" and found.windows == 2
+        assert found.power_mw == pytest.approx(12_000) and found.total_mj == pytest.approx(240.0)
+        assert nothing_left(server)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def meter(path: Path) -> Iterator[PowerLog]:
+    """Write 50 rows a second: eight watts while ONNX Runtime loops in a process of the stand-in board, three else."""
+    done = threading.Event()
+
+    def words(process: Path) -> bytes:
+        try:
+            return process.read_bytes()
+        except OSError:  # it ended meanwhile
+            return b""
+
+    def write() -> None:
+        with path.open("w", buffering=1) as file:
+            file.write("time,power_w\n")
+            while not done.wait(0.02):
+                busy = any(b"onboard.py\0loop" in words(one) for one in Path("/proc").glob("[0-9]*/cmdline"))
+                file.write(f"{time.time()},{8.0 if busy else 3.0}\n")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield PowerLog(path, patience=20.0)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_energy_there_by_an_external_meter(sshd: Sshd, tmp_path: Path) -> None:
+    bench = pi(sshd)
+    bench.protocol = Protocol(seconds=1.0, windows=2, most=2, layer_seconds=1.0)
+    asked = model(tmp_path)
+    with meter(tmp_path / "m.csv") as bench.power_log:
+        found = bench.energy(asked)
+        assert found is not None and (found.sensor, found.windows) == ("csv", 2)
+        assert found.power_mw == pytest.approx(8000, rel=0.05) and found.idle_mw == pytest.approx(3000, rel=0.1)
+        assert found.net_mj is not None and found.net_mj == pytest.approx(found.total_mj * 5 / 8, rel=0.1)
+        layers = measured(bench, asked, found.net_mj, Silent()).layers
+    assert [one.op for one in layers] == ["Conv"] and layers[0].mj == pytest.approx(found.net_mj)
     assert nothing_left(sshd)
 
 

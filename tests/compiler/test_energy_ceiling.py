@@ -52,6 +52,17 @@ def test_a_ceiling_on_energy_is_held(at: Path, tmp_path: Path, meter: list[str])
     assert len(meter) == looked + 2, "decisions come from the record; the report's two figures are measured anew"
 
 
+def test_what_one_meter_told_is_not_taken_for_another_s(at: Path, tmp_path: Path, meter: list[str]) -> None:
+    asked = arguments(max_energy="0.4x", max_accuracy_drop=0.9, cost="measured")
+    edgeprune.compile(**asked, out=tmp_path / "out")
+    looked = len(meter)
+    edgeprune.compile(**asked, power_log=tmp_path / "one.csv", out=tmp_path / "log")
+    assert len(meter) > looked + 2, "a sensor's decisions are not an external meter's"
+    looked = len(meter)
+    edgeprune.compile(**asked, power_log=tmp_path / "two.csv", out=tmp_path / "again")
+    assert len(meter) == looked + 2, "nor does the name of its file matter"
+
+
 def test_what_is_out_of_reach_is_refused(at: Path, tmp_path: Path, meter: list[str]) -> None:
     with pytest.raises(Infeasible, match=r"the energy ceiling is out of reach: the smallest reachable .* takes .* mJ "):
         edgeprune.compile(**arguments(max_energy="0.001x", cost="measured"), out=tmp_path / "out")
