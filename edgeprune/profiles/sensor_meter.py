@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable
 
 from edgeprune.budget import EnergyMethod
+from edgeprune.errors import Lacking
 from edgeprune.profiles.energy import Job, Meter, Sample, Window, integrate
 from edgeprune.profiles.sensor_base import Sensor
 
@@ -63,9 +65,14 @@ class _Sampler:
         self._take()
 
     def _take(self) -> None:
-        """Read; the time is that in the middle of the reading, which itself takes some."""
+        """Read; the time is that in the middle of the reading, which itself takes some. Raises Lacking where the sensor
+        does not answer any more.
+        """
         before = self._clock()
-        reading = self._sensor.read()
+        try:
+            reading = self._sensor.read()
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise Lacking(f"the power sensor {self._sensor.name} does not answer any more: {error}") from error
         self.samples.append(((before + self._clock()) / 2, reading))
 
     def _follow(self) -> None:

@@ -74,7 +74,7 @@ class Tegrastats(Sensor):
         """Return milliwatts by rail of the last line. Raises OSError once no line has come for two seconds."""
         last = self._last
         if last is None or time.monotonic() - last[0] > _STALE_SECONDS:
-            raise OSError("tegrastats does not answer any more")
+            raise OSError(f"it printed no rails for {_STALE_SECONDS:g} s")
         return last[1]
 
     @property

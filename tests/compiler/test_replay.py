@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -225,6 +226,7 @@ def test_the_recipe_decides_everything_but_where_things_lie(built: Any, at: Path
     assert (request.model, request.data) == (Path("net.safetensors"), Path("data.npz"))
     assert (request.out, request.recipe) == (Path("x"), built.directory)
     assert request.settings == tiny.QUICK["settings"]
+    assert replay.adopt(dataclasses.replace(given, power_log=Path("m.csv")))[0].power_log == Path("m.csv")
     passes = replay.passes(recipe)
     assert [p.name for p in passes] == ["recut", "finetune", "export", "quantize"]
     assert Export() in passes

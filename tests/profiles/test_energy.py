@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.budget import EnergyMethod
+from edgeprune.errors import Lacking
 from edgeprune.profiles.energy import Energy, Protocol, StandsStill, integrate, loop, measure
 from edgeprune.profiles.sensor_base import Kind, Sensor
 from edgeprune.profiles.sensor_meter import SensorMeter
@@ -164,7 +165,7 @@ def test_a_sensor_that_dies_while_it_is_followed() -> None:
                 raise OSError("No such device")
             return super().read()
 
-    with pytest.raises(OSError, match="No such device"):
+    with pytest.raises(Lacking, match=r"^the power sensor made-up does not answer any more: No such device$"):
         measured(world, Dying(world))
 
 
