@@ -1,0 +1,183 @@
+"""Where cells are run: searched by their agent, then judged on images that chose nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+from edgeprune import layers
+from edgeprune.agents import warm
+from edgeprune.agents.base import Asked, Evaluator, Space
+from edgeprune.agents.base import key as plan_key
+from edgeprune.agents.env import SparsityEnv
+from edgeprune.benches.base import Bench
+from edgeprune.budget import Budget
+from edgeprune.compiler.auditing import Audited
+from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
+from edgeprune.compiler.cells import SCHEMA, Cell, Finding
+from edgeprune.compiler.pipeline import AnyPass, Pipeline, describe
+from edgeprune.compiler.statistics import improvements
+from edgeprune.compiler.workshop import Means
+from edgeprune.errors import UnmetRequirement
+from edgeprune.groups import CostModel, Widths, aligned
+from edgeprune.model import OnnxModel, Predict, TorchModel, batched
+from edgeprune.passes.base import Context
+from edgeprune.passes.finetune import Finetune
+from edgeprune.passes.judging import Judge
+from edgeprune.passes.sparsify import Sparsify
+from edgeprune.tracing import size_of
+
+
+class Arena:
+    """Where the cells of one comparison are run: one model, one cut of the data, one journal of true scores.
+
+    ``means.seed`` fixes images and importance, so that a plan's score is the same in every cell; a cell's own seed is
+    the agent's and the fine-tuning's. With ``ending`` (passes to a finished graph) the final models are timed on
+    ``bench``.
+    """
+
+    def __init__(self, original: TorchModel, task: Audited, usual: Sparsify, means: Means, bench: Bench, store: Store,
+                 ending: tuple[AnyPass, ...] = ()) -> None:  # fmt: skip
+        self.original, self.task, self.usual, self.means, self.bench = original, task, usual, means, bench
+        self.store, self.ending = store, ending
+        self.identity = key(original.digest(), task.digest(), means.seed, source_digest(),
+                            code_digest([task, *original.module.modules()]), versions())  # fmt: skip
+        self.context = Context(
+            board=means.board, task=task, budget=Budget(None), seed=means.seed, original=original, baseline=None,
+            open=self._open, measure=bench.measure, workspace=store.folder, journal=self._journal,
+            progress=means.progress, cost="macs", threads=means.threads, train_threads=means.train_threads,
+            workers=means.workers, device=means.device,
+        )  # fmt: skip
+        self._judges: dict[int, tuple[Judge, MutableMapping[str, float]]] = {}
+
+    @cached_property
+    def rows(self) -> CostModel:
+        """What every search chooses about, with its cost algebra."""
+        cost = self.usual.rows(self.original, self.means.board)
+        narrow = self.usual.aligned and self.usual.granularity == "channel"
+        return aligned(cost, self.means.board.widest_multiple) if narrow else cost
+
+    @cached_property
+    def _ranking(self) -> Any:
+        return self.usual.ranking(self.original, self.rows.groups, self.task, self.means.seed)
+
+    def key(self, cell: Cell) -> str:
+        """Return the hash of everything that decides what a cell finds, and on which processor."""
+        method = cell.method
+        return key(
+            SCHEMA, self.identity, self._runtime(), describe(method.sparsify), describe(method.finetune),
+            describe(self.usual), code_digest([method.agent]), method.warm, cell.seed,
+            dict(cell.ceiling.limits),
+        )  # fmt: skip
+
+    def dense(self) -> dict[str, float]:
+        """Return the original's scores on the images that choose, on the audit and on test; each is read once."""
+        with self.store.open(key("compared", self.identity, self._runtime(), "original")) as folder:
+            record = finished(folder)
+            if record is None:
+                predict = self.original.predict
+                record = {
+                    "search": self.task.score(predict, "search").value, "audit": self.task.audit(predict).value,
+                    "test": self.task.score(predict, "test").value,
+                }  # fmt: skip
+                finish(folder, [], record)
+            return {split: record[split] for split in ("search", "audit", "test")}
+
+    def run(self, cell: Cell, name: str) -> Finding:
+        """Search and judge. Raises UnmetRequirement where the evaluations found no plan under the ceiling."""
+        started = time.perf_counter()
+        space = Space(self.rows, cell.ceiling.limits)
+        evaluator, own, best = self._search(cell, space)
+        seconds = time.perf_counter() - started
+        scores = [score if space.share(plan) <= 1.0 else None for _, plan, score in evaluator.history]
+        return Finding(
+            schema=SCHEMA, key=name, method=cell.method.label, agent=cell.method.agent.name, warm=cell.method.warm,
+            ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(best.widths),
+            search=best.score, evaluations=len(evaluator.known), own=own, improvements=improvements(scores),
+            journalled=evaluator.resumed, seconds=seconds, **self._finish(cell, best.widths),
+        )  # fmt: skip
+
+    def _search(self, cell: Cell, space: Space) -> tuple[Evaluator, int, Asked]:
+        judge, memo = self._judge(cell.method.sparsify)
+        evaluator = Evaluator(judge.scores, cell.method.sparsify.evaluations, memo)
+        with judge.running():
+            env = SparsityEnv(space, evaluator)
+            baselines, found = warm.search(cell.method.agent, env, cell.seed, warm=cell.method.warm)
+        bests = [trace.best for trace in (*baselines, found) if trace.best is not None]
+        if not bests:
+            raise UnmetRequirement(
+                f"{evaluator.limit} evaluations of {cell.method.label} found no plan under {cell.ceiling.label}; raise "
+                "--evaluations"
+            )
+        return evaluator, found.spent, max(bests, key=lambda one: one.score)
+
+    def _judge(self, step: Sparsify) -> tuple[Judge, MutableMapping[str, float]]:
+        """Return who scores plans, and the journal of the scores, which every cell shares."""
+        if step.recalibration not in self._judges:
+            judge = Judge(
+                self.original, self.rows.groups, self._ranking, self.context, step.surgery, total=step.evaluations,
+                images=len(self.task.choosing), recalibration=step.recalibration, arithmetic=step.arithmetic,
+            )  # fmt: skip
+            by = step.criterion if step.granularity == "channel" else step.granularity
+            memo = self._journal(f"compared-{by}-{step.recalibration}-{judge.way}")
+            self._judges[step.recalibration] = judge, memo
+        return self._judges[step.recalibration]
+
+    def _finish(self, cell: Cell, widths: Widths) -> dict[str, Any]:
+        """Cut, audit, train, audit again, read the test split once. Cells that end in the same model share it."""
+        training = cell.method.finetune
+        trained = (describe(training), cell.seed) if training.epochs else None
+        name = key("compared", self.identity, self._runtime(), describe(self.usual), plan_key(widths), trained)
+        with self.store.open(name) as folder:
+            record = finished(folder)
+            if record is None:
+                finish(folder, [], {"found": self._judged(name, widths, training, cell.seed)})
+                record = finished(folder)
+            assert record is not None
+            found: dict[str, Any] = record["found"]
+            return found
+
+    def _judged(self, name: str, widths: Widths, training: Finetune, seed: int) -> dict[str, Any]:
+        model = self._judge(self.usual)[0].cut(widths)
+        found: dict[str, Any] = {"audit": self.task.audit(model.predict).value, "tuned": None}
+        if training.epochs:
+            ctx = dataclasses.replace(self.context, seed=seed)
+            trained, _ = Pipeline((training,)).run(model, ctx, self.store, name, "compared")
+            assert isinstance(trained, TorchModel)
+            model = trained
+            found["tuned"] = self.task.audit(model.predict).value
+        found["test"] = self.task.score(model.predict, "test").value
+        found |= layers.nonzero(model) or size_of(model)
+        if self.ending:
+            graphs = {"original": self._graph(self.original, "original"), "compared": self._graph(model, name)}
+            found["measurement"] = self.bench.measure(graphs)["compared"].model_dump(mode="json")
+        return found
+
+    def _graph(self, model: TorchModel, name: str) -> OnnxModel:
+        base = key("graph", self.identity, self._runtime(), name)
+        graph, _ = Pipeline(self.ending).run(model, self.context, self.store, base, name[:12])
+        assert isinstance(graph, OnnxModel)
+        return graph
+
+    def _runtime(self) -> str:
+        """Return the key of what computes and times: scores are the same to the bit on one kind of processor alone."""
+        means = self.means
+        board = means.board.model_dump(exclude={"detected"})
+        graph = [describe(one) for one in self.ending]
+        return key(self._processor(), board, self.bench.identity, graph, means.threads, means.train_threads,
+                   means.device)  # fmt: skip
+
+    def _processor(self) -> dict[str, Any]:
+        return {name: self.bench.processor().get(name) for name in ("cpu", "machine", "isa")}
+
+    def _journal(self, name: str) -> MutableMapping[str, float]:
+        return Journal(self.store.folder / "journals" / f"{key(self.identity, self._processor(), name)}.jsonl")
+
+    @contextmanager
+    def _open(self, model: OnnxModel) -> Iterator[Predict]:
+        with self.bench.open(model) as runner:
+            yield batched(runner, model.spec)

@@ -1,0 +1,110 @@
+"""What a comparison is to compare, as one value, and the rows that come of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgeprune import find
+from edgeprune.agents.base import Agent
+from edgeprune.budget import Limit
+from edgeprune.compiler.cells import Ablation, Method
+from edgeprune.compiler.request import Request, configure
+from edgeprune.compiler.toolbox import Toolbox
+from edgeprune.errors import BadOption, nearest
+
+ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation")
+"""What a comparison may leave out, in rows of their own."""
+TABLES = ("sparsify", "finetune", "task", "agent", "export", "dialect")
+"""What ``settings`` may be about."""
+EVALUATIONS = 300
+SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What to compare. Of ``request`` count the model, data, target, settings, device, seed and folder.
+
+    ``agents`` are names or instances. Seeds are ``request.seed`` and those after it, ``seeds`` of them. Each of
+    ``budgets`` holds ceilings on ``macs`` and ``parameters``. ``cold`` adds every learning agent without its warm
+    start; ``measure`` times the emitted float32 graphs.
+    """
+
+    request: Request
+    agents: tuple[str | Agent, ...]
+    budgets: tuple[dict[str, Limit], ...] = ({"macs": Limit(0.5, True)},)
+    seeds: int = SEEDS
+    evaluations: int = EVALUATIONS
+    epochs: int = 0
+    cold: bool = False
+    ablations: tuple[Ablation, ...] = ()
+    measure: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("evaluations", 1), ("epochs", 0)):
+            if getattr(self, name) < least:
+                raise BadOption(f"--{name} must be at least {least}, not {getattr(self, name)}")
+        for ablation in self.ablations:
+            if ablation not in ABLATIONS:
+                raise BadOption(f"unknown ablation {ablation!r}{nearest(ablation, ABLATIONS)}")
+        for table in self.request.settings:
+            if table not in TABLES:
+                raise BadOption(f"a comparison has no {table!r} to set{nearest(table, TABLES)}")
+        if not self.agents or not self.budgets:
+            raise BadOption("nothing to compare: give --agents and a ceiling")
+
+
+def budgets(**ceilings: Sequence[Limit]) -> tuple[dict[str, Limit], ...]:
+    """Return every combination of the ceilings that were given for each quantity; half the MACs where none was."""
+    given = {quantity: limits for quantity, limits in ceilings.items() if limits} or {"macs": [Limit(0.5, True)]}
+    return tuple(dict(zip(given, chosen, strict=True)) for chosen in itertools.product(*given.values()))
+
+
+def written(quantity: str, limit: Limit) -> str:
+    """Return a ceiling as people write it."""
+    word = {"macs": "MACs"}.get(quantity, quantity)
+    return f"{limit.value:g}x {word}" if limit.relative else f"{limit.value / 1e6:g} M {word}"
+
+
+def methods(contest: Contest, tools: Toolbox) -> list[Method]:
+    """Return the rows: every agent, learning ones warm, then the cold ones, then each ablation of all of these."""
+    if "no-distillation" in contest.ablations and not tools.finetune.epochs:
+        raise BadOption("--ablation no-distillation is about fine-tuning; give --epochs")
+    usual = [
+        Method(name, dataclasses.replace(tools.sparsify, agent=agent), tools.finetune, agent.learns)
+        for name, agent in _agents(contest).items()
+    ]
+    cold = [dataclasses.replace(one, label=f"{one.label} (cold)", warm=False) for one in usual if one.warm]
+    rows = usual + (cold if contest.cold else [])
+    left_out: list[Method] = []
+    for ablation in dict.fromkeys(contest.ablations):
+        for one in rows:
+            label = f"{one.label} ({ablation.replace('-', ' ')})"
+            changed = dataclasses.replace(one, label=label, ablation=ablation)
+            if ablation == "no-recalibration":
+                changed = dataclasses.replace(changed, sparsify=dataclasses.replace(one.sparsify, recalibration=0))
+            else:
+                plain = dataclasses.replace(one.finetune, distillation=0.0, hints=0.0)
+                changed = dataclasses.replace(changed, finetune=plain)
+            left_out.append(changed)
+    return rows + left_out
+
+
+def _agents(contest: Contest) -> dict[str, Agent]:
+    """Return the agents by name, each with those of the options under ``agent`` that it has."""
+    asked = contest.request.settings.get("agent", {})
+    agents: dict[str, Agent] = {}
+    fields: set[str] = set()
+    for given in contest.agents:
+        agent: Agent = find.find("agents", given)() if isinstance(given, str) else given
+        if agent.name in agents:
+            raise BadOption(f"agent {agent.name!r} is named twice")
+        own = {f.name for f in dataclasses.fields(agent)}
+        fields |= own
+        agents[agent.name] = configure(agent, {name: text for name, text in asked.items() if name in own}, agent.name)
+    for name in asked:
+        if name not in fields:
+            raise BadOption(f"none of these agents has an option {name!r}{nearest(name, fields)}")
+    return agents

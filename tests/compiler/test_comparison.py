@@ -1,0 +1,389 @@
+"""Comparisons of agents: what they count, which images they look at, and what they remember."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from click.testing import CliRunner, Result
+from contexts import torch_model
+from networks import toy
+from pruning_task import Answers
+
+import edgeprune
+from edgeprune.cli import main
+from edgeprune.compiler.arena import Arena
+from edgeprune.compiler.auditing import Audited
+from edgeprune.compiler.comparison_report import Comparison
+from edgeprune.compiler.comparison_text import markdown
+from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
+from edgeprune.tasks.classification import Classification
+
+TESTS = Path(tiny.__file__).parent
+SETTINGS = {"task": {"batch": "32", "calibration": "64"}, "sparsify": {"recalibration": "64", "images": "50"}}
+AGENTS = ("random", "greedy", "uniform")
+COMMAND = ("compare", "net.safetensors", "--arch", "net.py:net", "--data", "data.npz", "--seeds", "2",
+           "--evaluations", "12", "--set", "task.batch=32", "--set", "task.calibration=64", "--set",
+           "sparsify.recalibration=64", "--images", "50")  # fmt: skip
+
+
+def compared(**changes: Any) -> Comparison:
+    options = {
+        "model": "net.safetensors", "arch": "net.py:net", "data": "data.npz", "agents": AGENTS, "seeds": 2,
+        "evaluations": 12, "settings": SETTINGS, **changes,
+    }  # fmt: skip
+    return edgeprune.compare(**options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The shared comparison: what it said, where it lies, and every scoring it asked the task for."""
+
+    report: Comparison
+    out: Path
+    cache: Path
+    scored: list[tuple[str, tuple[int, ...] | None]]
+
+
+@pytest.fixture(scope="session")
+def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Three agents, two budgets, an epoch of fine-tuning, everything timed."""
+    out, cache = tmp_path_factory.mktemp("compared") / "c", tmp_path_factory.mktemp("compared-cache")
+    scored: list[tuple[str, tuple[int, ...] | None]] = []
+    score = Classification.score
+
+    def watched(self: Classification, predict: Any, split: Any, indices: Any = None) -> Any:
+        scored.append((split, None if indices is None else tuple(indices)))
+        return score(self, predict, split, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPRUNE_CACHE", str(cache))
+        patch.chdir(inputs)
+        patch.setattr(Classification, "score", watched)
+        report = compared(out=out, max_macs=("0.7x", "0.5x"), epochs=1, measure=True)
+    return Done(report, out, cache, scored)
+
+
+# --- what it counts ---------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_counts_its_own_evaluations_over_one_journal(done: Done) -> None:
+    cells = done.report.cells
+    assert len(cells) == 3 * 2 * 2 == len(list((done.out / "cells").iterdir()))
+    assert all(cell.evaluations <= 12 for cell in cells)
+    assert {cell.evaluations for cell in cells if cell.method == "uniform"} == {1}
+    assert [c.evaluations for c in cells if c.method == "random"] == [12] * 4, "those others had paid for count"
+    (journal,) = (done.cache / "journals").iterdir()
+    written = [json.loads(line)[0] for line in journal.read_text().splitlines()]
+    assert len(written) == len(set(written)) == sum(c.evaluations - c.journalled for c in cells)
+    assert sum(c.journalled for c in cells) > 0, "greedy's second seed asks for what its first did"
+
+
+def test_the_plan_that_scored_best_on_search_is_reported(done: Done) -> None:
+    for cell in done.report.cells:
+        assert cell.search == cell.improvements[-1][1]
+        assert cell.macs <= {"0.7x MACs": 0.7, "0.5x MACs": 0.5}[cell.budget] * done.report.dense.macs
+    greedy = [c for c in done.report.cells if c.method == "greedy" and c.budget == "0.5x MACs"]
+    assert greedy[0].plan == greedy[1].plan and greedy[0].audit == greedy[1].audit, "no chance in it"
+    assert greedy[0].tuned != greedy[1].tuned, "but there is in the order of fine-tuning"
+
+
+# --- which images it looks at -----------------------------------------------------------------------------------------
+
+
+def test_what_chooses_and_what_reports_share_no_image_and_test_is_read_once_a_model(done: Done) -> None:
+    n = {split.name: split.n for split in done.report.splits}
+    assert (n["search"], n["audit"], n["test"]) == (50, 70, 120)
+    parts = {indices for split, indices in done.scored if split == "search"}
+    assert len(parts) == 2, "nothing ever looks at the split as a whole, nor at another part of it"
+    audit, search = sorted(parts, key=lambda part: -len(part or ()))
+    assert audit is not None and search is not None
+    assert not set(audit) & set(search) and set(audit) | set(search) == set(range(120))
+    found = done.report.cells
+    final = {(c.budget, c.plan, c.seed) for c in found}
+    reads = Counter(split if split == "test" else ("audit" if part == audit else "search")
+                    for split, part in done.scored)  # fmt: skip
+    assert reads["test"] == len(final) + 1, "each final model, and the original"
+    assert reads["audit"] == 2 * len(final) + 1, "before and after fine-tuning, and the original"
+
+
+def test_an_audited_task_hides_the_audit() -> None:
+    task = Answers(torch_model(tiny.network(), (1, 3, 16, 16)), 40)
+    half = Audited(task, 15, seed=3)
+    order = np.random.default_rng(3).permutation(40)
+    assert half.choosing == tuple(sorted(order[:15].tolist())), "the images a build's search of this seed would take"
+    assert sorted((*half.choosing, *half.withheld)) == list(range(40))
+    assert {s.name: s.n for s in half.splits()} == {"train": 40, "search": 15, "test": 40, "audit": 25}
+    with pytest.raises(IndexError):
+        half.score(lambda images: images, "search", [15])
+    assert len(Audited(task, 2000, seed=3).choosing) == 20, "half is left"
+    assert half.digest() != Audited(task, 15, seed=4).digest() != Audited(task, 16, seed=4).digest()
+    assert (half.name, half.metric) == (task.name, task.metric)
+    with pytest.raises(UnmetRequirement, match="holds 1 image"):
+        Audited(Answers(toy("Residual"), 1), 1, seed=0)
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_have_means_differences_and_fits(done: Done) -> None:
+    report = done.report
+    assert [(row.method, row.budget) for row in report.rows[:3]] == [(name, "0.7x MACs") for name in AGENTS]
+    row = next(r for r in report.rows if (r.method, r.budget) == ("random", "0.5x MACs"))
+    mine = [c for c in report.cells if (c.method, c.budget) == ("random", "0.5x MACs")]
+    assert row.audit.mean == pytest.approx(np.mean([c.audit for c in mine]))
+    assert row.tuned is not None and row.tuned.n == 2 and row.test.interval is not None
+    assert row.curve[-1].evaluations == 12 and row.curve[-1].mean == pytest.approx(row.search.mean)
+    assert row.latency_ratio is not None and row.latency_ratio.mean > 0
+    assert row.against_reference == {}, "random is whom the others are held against"
+    for other in report.rows:
+        if other.method != "random":
+            assert set(other.against_reference) == {"audit", "tuned"}
+    assert report.reference == "random"
+    assert set(report.regression) == {*AGENTS, "all"} and report.regression["all"].n == 12
+    assert report.latency_law is not None and report.latency_law.n == 12
+    assert Comparison.from_json((done.out / "compare.json").read_bytes()) == report
+
+
+def test_the_best_baseline_is_chosen_by_the_images_that_choose(done: Done) -> None:
+    for budget in done.report.budgets:
+        rows = [row for row in done.report.rows if row.budget == budget.label]
+        assert budget.best_baseline == max(rows, key=lambda row: row.search.mean).method
+
+
+def test_the_page_says_what_each_figure_is(done: Done) -> None:
+    text = (done.out / "compare.md").read_text(encoding="utf-8")
+    assert text == markdown(done.report)
+    for part in (
+        "*search* (50 images) chose the plan, *audit* (70 other images of that split) and *test* (120 images, read",
+        "1 epochs of fine-tuning for every plan",
+        "| method | evaluations | to best | search | audit | audit, tuned | test | MACs | p50, measured |",
+        "uniform against random, audit before fine-tuning:",
+        "ANOVA between methods, audit after fine-tuning:",
+        "points for each tenth of the MACs removed",
+        "Seeds vary the agent and the order of fine-tuning, not the images",
+        "Ended by themselves before 12 evaluations: uniform",
+    ):
+        assert part in text, part
+    assert text.count("significant") + text.count("at every seed") >= 8, "every difference is judged"
+    for name in ("curves.svg", "pareto.svg"):
+        assert (done.out / name).read_text(encoding="utf-8").startswith("<?xml")
+    for name in ("curves.png", "pareto.png"):
+        assert (done.out / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_says_why_there_is_no_interval(at: Path, tmp_path: Path) -> None:
+    report = compared(out=tmp_path / "c", seeds=1, agents=("random", "uniform"), max_macs="0.5x")
+    assert {row.audit.interval for row in report.rows} == {None}
+    text = markdown(report)
+    assert "One seed: there is no spread, so no interval and no test" in text
+    assert "points: one seed: no interval, so nothing can be said about chance." in text
+    assert "±" not in text.partition("## At most")[2]
+    assert report.cells[0].tuned is None and "tuned" not in text
+    assert report.regression == {} and report.latency_law is None
+
+
+def test_learning_agents_have_a_row_cold_and_ablations_one_each(at: Path, tmp_path: Path) -> None:
+    report = compared(out=tmp_path / "c", seeds=1, agents=("a2c", "uniform"), cold=True, max_macs="0.5x",
+                      ablations=("no-recalibration",))  # fmt: skip
+    rows = [row.method for row in report.rows]
+    assert rows == ["a2c", "uniform", "a2c (cold)", "a2c (no recalibration)", "uniform (no recalibration)",
+                    "a2c (cold) (no recalibration)"]  # fmt: skip
+    cells = {cell.method: cell for cell in report.cells}
+    assert cells["a2c"].own < cells["a2c"].evaluations <= 12, "the warm start's evaluations are its own run's"
+    assert cells["a2c (cold)"].own == cells["a2c (cold)"].evaluations <= 12
+    assert cells["uniform"].plan == cells["uniform (no recalibration)"].plan
+    assert cells["uniform"].audit == cells["uniform (no recalibration)"].audit, "judged as every other row"
+    assert cells["uniform"].search != cells["uniform (no recalibration)"].search
+    assert report.reference is None and report.budgets[0].best_baseline == "uniform"
+
+
+# --- what it remembers ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def again(done: Done, at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs the shared comparison again with changes, and tells which cells were run."""
+    shutil.copytree(done.out, tmp_path / "c")
+    shutil.copytree(done.cache, tmp_path / "cache")
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "cache"))
+    ran: list[str] = []
+    run = Arena.run
+    monkeypatch.setattr(Arena, "run", lambda self, cell, name: ran.append(cell.method.label) or run(self, cell, name))
+
+    def go(**changes: Any) -> tuple[Comparison, list[str]]:
+        ran.clear()
+        usual = {"out": tmp_path / "c", "max_macs": ("0.7x", "0.5x"), "epochs": 1, "measure": True}
+        return compared(**{**usual, **changes}), list(ran)
+
+    return go
+
+
+def test_finished_cells_are_skipped_and_a_new_agent_is_all_that_is_run(again: Any, done: Done) -> None:
+    report, ran = again()
+    assert (report, ran) == (done.report, [])
+    report, ran = again(agents=("uniform", "random", "evolution"), max_macs="0.5x")
+    assert ran == ["evolution"] * 2
+    assert {c.key for c in report.cells if c.method != "evolution"} < {c.key for c in done.report.cells}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluations": 11},
+        {"seed": 5},
+        {"epochs": 0},
+        {"settings": {**SETTINGS, "sparsify": {"recalibration": "32", "images": "50"}}},
+        {"settings": {**SETTINGS, "finetune": {"lr": "0.01"}}},
+        {"settings": {**SETTINGS, "agent": {"low": "0.9"}}},
+    ],
+)
+def test_what_decides_a_cell_is_in_its_key(again: Any, changes: dict[str, Any]) -> None:
+    _, ran = again(agents=("random",), max_macs="0.5x", measure=False, **changes)
+    assert ran == ["random"] * 2
+
+
+def test_other_data_and_other_weights_reuse_nothing(again: Any, done: Done, tmp_path: Path) -> None:
+    tiny.write_data(tmp_path / "more.npz", test=244)
+    report, ran = again(agents=("uniform",), data=tmp_path / "more.npz", max_macs="0.5x", epochs=0, measure=False)
+    assert ran == ["uniform"] * 2
+    assert [c.journalled for c in report.cells] == [0, 1], "nor of the journal"
+    report, ran = again(agents=("uniform",), model=None, max_macs="0.5x", epochs=0, measure=False)
+    assert ran == ["uniform"] * 2 and [c.journalled for c in report.cells] == [0, 1]
+
+
+def test_a_damaged_cell_is_run_again(again: Any, done: Done, tmp_path: Path) -> None:
+    first, second, *_ = sorted((tmp_path / "c" / "cells").iterdir())
+    first.write_bytes(first.read_bytes()[:-20])
+    second.write_text(second.read_text().replace(json.loads(second.read_bytes())["key"], "0" * 64))
+    report, ran = again()
+    assert len(ran) == 2
+    assert [c.model_copy(update={"seconds": 0.0, "journalled": 0}) for c in report.cells] == [
+        c.model_copy(update={"seconds": 0.0, "journalled": 0}) for c in done.report.cells
+    ]
+
+
+def test_killed_comparisons_go_on_where_they_were(inputs: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    events.touch()
+    paths = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = {**os.environ, "EDGEPRUNE_CACHE": str(tmp_path / "cache"), "TINY_EVENTS": str(events),
+                   "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}  # fmt: skip
+    command = [sys.executable, tiny.__file__, *COMMAND, "--agents", "random,greedy", "--epochs", "1", "--out",
+               str(tmp_path / "c"), "--json"]  # fmt: skip
+
+    def start(**more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(command, cwd=inputs, env={**environment, **more}, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE)  # fmt: skip
+
+    def finished() -> list[Path]:
+        return sorted((tmp_path / "c" / "cells").glob("*.json"))
+
+    with start() as process:  # into the second cell
+        until = time.monotonic() + 120
+        while not finished() or len(events.read_text().splitlines()) < 16:
+            assert process.poll() is None and time.monotonic() < until, process.communicate()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    kept = {path: path.read_bytes() for path in finished()}
+    assert 1 <= len(kept) < 4 and not (tmp_path / "c" / "compare.json").exists()
+
+    with start(TINY_INTERRUPT="epoch") as process:
+        said, complained = process.communicate(timeout=120)
+    assert (process.returncode, said) == (130, "")
+    assert complained.splitlines()[-1] == "interrupted; run the same command again to resume"
+
+    with start() as process:
+        said, complained = process.communicate(timeout=120)
+    assert process.returncode == 0, complained
+    assert {path: path.read_bytes() for path in kept} == kept, "a finished cell is not run again"
+    done = Counter(events.read_text().splitlines())
+    assert [line for line, times in done.items() if times > 1] == [], "nor is a finished evaluation or epoch"
+    resumed = Comparison.from_json(said)
+    undisturbed = _within(inputs, tmp_path)
+    assert [c.model_dump(exclude={"seconds", "journalled"}) for c in resumed.cells] == [
+        c.model_dump(exclude={"seconds", "journalled"}) for c in undisturbed.cells
+    ]
+    assert resumed.rows == undisturbed.rows
+
+
+def _within(inputs: Path, folder: Path) -> Comparison:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(inputs)
+        patch.setenv("EDGEPRUNE_CACHE", str(folder / "another-cache"))
+        patch.setattr(os, "sched_getaffinity", lambda process: {0})
+        return compared(agents=("random", "greedy"), epochs=1, out=folder / "undisturbed")
+
+
+# --- the command line, and what is refused ----------------------------------------------------------------------------
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*COMMAND, *arguments])
+
+
+def test_the_command_prints_tables_or_json(at: Path, tmp_path: Path) -> None:
+    shown = run("--agents", "random,uniform", "--out", str(tmp_path / "c"))
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("at most 0.5x MACs") and f"comparison: {tmp_path}" in shown.stdout.replace("\n", "")
+    told = run("--agents", "random,uniform", "--out", str(tmp_path / "c"), "--json")
+    assert Comparison.from_json(told.stdout).to_json() == (tmp_path / "c" / "compare.json").read_text()
+    assert run("--agents", "random,uniform", "--out", str(tmp_path / "c"), "--quiet").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--agents", "random,evolutoin"), 2, "unknown agent 'evolutoin'; did you mean 'evolution'?"),
+        (("--agents", ","), 2, "nothing to compare: give --agents and a ceiling"),
+        (("--agents", "random,random"), 2, "agent 'random' is named twice"),
+        (("--max-macs", "0.5x", "--max-macs", "0.0001x"), 3, "is out of reach: the smallest reachable is"),
+        (("--max-macs", "0.5x", "--max-macs", "0.50x"), 2, "a budget is given twice"),
+        (("--set", "agent.lowest=1", "--agents", "random"), 2, "none of these agents has an option 'lowest'"),
+        (("--set", "quantize.precision=int8"), 2, "a comparison has no 'quantize' to set"),
+        (("--ablation", "no-distillation"), 2, "is about fine-tuning; give --epochs"),
+        (("--ablation", "no-search"), 2, "'no-search' is not one of"),
+        (("--max-macs", "half"), 2, "--max-macs 'half' is not understood"),
+        (("--seeds", "0"), 2, "0 is not in the range x>=1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(
+    at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    def none(*_: Any) -> Any:
+        raise AssertionError("scored")
+
+    monkeypatch.setattr(Classification, "score", none)
+    result = run(*arguments, "--out", str(tmp_path / "c"))
+    assert (result.exit_code, message in " ".join(result.stderr.split())) == (code, True), result.stderr
+    assert not (tmp_path / "c").exists()
+
+
+def test_without_data_or_a_model_there_is_nothing_to_compare(at: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnmetRequirement, match="a comparison needs data to score plans by; give --data"):
+        edgeprune.compare(toy("Residual"), out=tmp_path / "c", input_shape=(1, 3, 16, 16))
+    assert CliRunner().invoke(main, ["compare", "--out", "c"]).exit_code == 2
+    with pytest.raises(BadOption, match="compare has no option 'evaluation'"):
+        compared(out=tmp_path / "c", evaluation=3)
+    with pytest.raises(Infeasible):
+        compared(out=tmp_path / "c", max_parameters="0.0001x")
+
+
+def test_ceilings_make_every_pair(at: Path, tmp_path: Path) -> None:
+    report = compared(out=tmp_path / "c", agents=("uniform",), seeds=1, max_macs=("0.6x", "0.5x"),
+                      max_parameters="0.6x")  # fmt: skip
+    assert [b.label for b in report.budgets] == ["0.6x MACs, 0.6x parameters", "0.5x MACs, 0.6x parameters"]
+    assert all(c.parameters <= 0.6 * report.dense.parameters for c in report.cells)
