@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from edgeprune.dialects.base import Graph
+from edgeprune.dialects.folding import folded
 from edgeprune.profiles.board import Precision
 from edgeprune.profiles.roofline import Kernel
 
@@ -104,7 +105,7 @@ def partition_of(path: Path) -> Partition:
 
 def partition(proto: onnx.ModelProto) -> Partition:
     """Find the kernels of a graph of static shapes: each takes along the pointwise operators that follow it."""
-    inferred = onnx.shape_inference.infer_shapes(proto)
+    inferred = onnx.shape_inference.infer_shapes(folded(proto))
     view, sizes, types = Graph(inferred.graph), _sizes(inferred.graph), _types(inferred.graph)
     found: dict[str, list[onnx.NodeProto]] = {}
     origin: dict[str, str] = {}
