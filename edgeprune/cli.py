@@ -290,19 +290,37 @@ def compile_(
 @_options(_model, _target, _json, _quiet)
 @click.pass_context
 def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | None, **rest: Any) -> None:
-    """Show MODEL's groups of coupled channels, their MACs, what can be pruned and why the rest cannot."""
-    if not (rest["model"] or rest["arch"]):
-        raise click.UsageError("nothing to inspect: give MODEL, or --arch alone for random weights", ctx)
-    with redirect_stdout(sys.stderr):
-        from edgeprune.compiler.inspect import inspect_model
-        from edgeprune.compiler.table import inspection, show
+    """Show the target, what MODEL would take there (estimated), its groups of coupled channels, what can be pruned and
+    why the rest cannot. With --target and no MODEL: the target alone.
 
-        found = inspect_model(Request(**rest, data=data and data_path(data)), _progress(quiet))
+    \b
+    Examples:
+      edgeprune inspect --arch torchvision:mobilenet_v3_small --target jetson-xavier
+      edgeprune inspect --target raspberry-pi-5
+    """
+    chosen = ctx.get_parameter_source("target") is not ParameterSource.DEFAULT
+    alone = not (rest["model"] or rest["arch"])
+    if alone and not chosen:
+        raise click.UsageError(
+            "nothing to inspect: give MODEL, --arch alone for random weights, or --target alone for a target", ctx
+        )
+    with redirect_stdout(sys.stderr):
+        from edgeprune.compiler.table import board, inspection, show
+
+        if alone:
+            from edgeprune.compiler.board_facts import facts_of
+
+            facts = facts_of(rest["target"])
+            told, shown = facts.to_json(), board(facts)
+        else:
+            from edgeprune.compiler.inspect import inspect_model
+
+            found = inspect_model(Request(**rest, data=data and data_path(data)), _progress(quiet))
+            told, shown = found.to_json(), inspection(found, chosen)
     if as_json:
-        rows = [row.model_dump() for row in found.rows]
-        click.echo(json.dumps({**asdict(found), "rows": rows}, indent=1))
+        click.echo(json.dumps(told, indent=1))
     elif not quiet:
-        show(inspection(found))
+        show(shown)
 
 
 @main.command("profile")

@@ -17,10 +17,13 @@ from reports import candidates, report
 from edgeprune.benches.layer_energy import LayerEnergies, LayerEnergy
 from edgeprune.budget import Budget, Limit
 from edgeprune.cli import main
+from edgeprune.compiler.board_facts import facts_of
+from edgeprune.compiler.estimates import Estimates
+from edgeprune.compiler.inspect import InspectedGroup, Inspection
 from edgeprune.compiler.request import Request
 from edgeprune.errors import BadModel, Infeasible, MissingPackage
 from edgeprune.profiles.latency_table import Check
-from edgeprune.report import GroupRow, Report
+from edgeprune.report import Report
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,6 @@ class Profiled:
     layers: tuple[Layer, ...]
     table: Check | None = None
     energies: LayerEnergies | None = None
-
-
-@dataclass(frozen=True)
-class Inspection:
-    name: str
-    parameters: int
-    macs: float
-    least_macs: float
-    rows: tuple[GroupRow, ...]
-    notes: tuple[str, ...] = ()
 
 
 class Driver:
@@ -398,20 +391,40 @@ def test_the_schema_of_the_report_is_json() -> None:
 
 def test_inspect_shows_groups_and_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (
-        GroupRow(
+        InspectedGroup(
             group="conv1", channels=16, kept=16, ladder=(16,), macs_share=0.1, reason="locked: [tied] to the output"
         ),
-        GroupRow(group="l.conv1", channels=32, kept=32, ladder=(32, 16), macs_share=0.9, dropped_block="l"),
-    )
+        InspectedGroup(group="l.conv1", channels=32, kept=32, ladder=(32, 16), macs_share=0.9, dropped_block="l",
+                       latency_share=0.25, energy_share=0.5),
+    )  # fmt: skip
     module = types.ModuleType("edgeprune.compiler.inspect")
-    module.inspect_model = lambda request, progress: Inspection("r20", 269_000, 40.8e6, 5e6, rows)  # type: ignore[attr-defined]
+    told = Estimates({"fp32": 1.25, "int8": None}, 0.5, "fp32", ({"latency": 0.25, "energy": 0.5},) * 2)
+    answer = Inspection("r20", 269_000, 40.8e6, 5e6, rows, (), facts_of("raspberry-pi-4"), told)
+    module.inspect_model = lambda request, progress: answer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     text = " ".join(run("inspect", "m.pt").stdout.split())
-    assert text.startswith("r20: 269 k parameters, 40.8 M MACs, of which pruning must leave 5 M")
-    assert "32 16 90.00 % may drop l" in text
+    assert text.startswith("target raspberry-pi-4: ") and "dialect" not in text, "whole only if asked for"
+    assert "r20: 269 k parameters, 40.8 M MACs, of which pruning must leave 5 M estimated latency: fp32 1.25 ms" in text
+    assert "estimated energy: 0.5 mJ in fp32" in text
+    assert "32 16 90.00 % 25.00 % 50.00 % may drop l" in text and "16 – 10.00 % – – locked" in text
+    assert "dialect" in run("inspect", "m.pt", "--target", "raspberry-pi-4").stdout
     raw = json.loads(run("inspect", "m.pt", "--json").stdout)
     assert raw["macs"] == 40.8e6
-    assert raw["rows"][1]["ladder"] == [32, 16]
+    assert raw["rows"][1]["ladder"] == [32, 16] and raw["rows"][1]["latency_share"] == 0.25
+    assert raw["latency_ms"] == {"fp32": {"estimated": 1.25, "method": "roofline"},
+                                 "int8": {"estimated": None, "method": "roofline"}}  # fmt: skip
+    assert raw["target"]["power"]["sensor"] == "none" and raw["target"]["versions"] == {"onnxruntime": None}
+
+
+def test_inspect_shows_a_target_alone() -> None:
+    text = " ".join(run("inspect", "--target", "jetson-nano").stdout.split())
+    for told in ("runtime tensorrt 8.2.1 there", "precisions fp32, fp16 channels", "0.472 TOPS in fp16",
+                 "4 GiB, 25.6 GB/s", "ina3221, rails POM_5V_IN", "the whole is POM_5V_IN; modes MAXN, 5W",
+                 "opset up to 13, IR up to 7, typing weak"):  # fmt: skip
+        assert told in text, told
+    raw = json.loads(run("inspect", "--target", "jetson-nano", "--json").stdout)
+    assert raw["channel_multiples"] == {"fp32": 8, "fp16": 8} and raw["versions"] == {"tensorrt": "8.2.1"}
+    assert "did you mean 'jetson-nano'?" in run("inspect", "--target", "jetson-nanu").stderr
 
 
 def test_profile_shows_percentiles_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,13 @@ from edgeprune.report import Candidate, CheckRow, Report
 
 if TYPE_CHECKING:
     from edgeprune.benches.layer_energy import LayerEnergies
+    from edgeprune.compiler.board_facts import BoardFacts
     from edgeprune.compiler.inspect import Inspection
     from edgeprune.compiler.profile import LayerTime
 
 _STYLE = {"met": "bold green", "unchecked": "bold yellow", "not-met": "bold red", "infeasible": "bold red"}
+_NAME = 24
+"""Characters of a group's name that stay on one line, however narrow the terminal is."""
 
 
 def summary(report: Report) -> RenderableType:
@@ -41,21 +44,43 @@ def check_line(check: CheckRow) -> str:
     return f"{title}: {write(check.found)}, at most {write(check.limit)} allowed ({check.basis}): {held}"
 
 
-def inspection(found: Inspection) -> RenderableType:
-    """Return what can be pruned and why the rest cannot."""
+def inspection(found: Inspection, whole_target: bool = True) -> RenderableType:
+    """Return the target, what the model would take there, what can be pruned and why the rest cannot."""
+    told = found.estimates
+    shares = ("MACs", *(("latency",) if told.shares_of else ()), *(("energy",) if told.shares else ()))
     table = Table(box=None, pad_edge=False)
-    for title in ("group", "channels", "kept counts on offer", "share of MACs", "remarks"):
-        table.add_column(title, justify="right" if title in ("channels", "share of MACs") else "left", overflow="fold")
+    width = max((len(row.group) for row in found.rows), default=0)
+    table.add_column("group", overflow="fold", min_width=min(width, _NAME))
+    for title in ("channels", "kept counts on offer", *shares, "remarks"):
+        table.add_column(title, justify="right" if title in ("channels", *shares) else "left", overflow="fold")
     for row in found.rows:
         ladder = " ".join(map(str, row.ladder)) if len(row.ladder) > 1 else "–"
         block = f"may drop {row.dropped_block}; " if row.dropped_block else ""
         remarks = f"{block}{row.reason}".rstrip("; ")
-        table.add_row(*map(Text, (row.group, str(row.channels), ladder, wording.percent(row.macs_share), remarks)))
+        values = {"MACs": row.macs_share, "latency": row.latency_share, "energy": row.energy_share}
+        cells = ("–" if values[name] is None else wording.percent(values[name]) for name in shares)
+        table.add_row(*map(Text, (row.group, str(row.channels), ladder, *cells, remarks)))
+    table.caption = "shares overlap: a layer between two groups is in both"
+    table.caption += "; latency and energy are estimated" if told.shares else ""
+    table.caption_justify = "left"
     head = Text(
         f"{found.name}: {wording.count(found.parameters)} parameters, {wording.count(found.macs)} MACs, "
         f"of which pruning must leave {wording.count(found.least_macs)}"
     )
-    return Group(head, table, *(Text(f"note: {note}") for note in found.notes))
+    above = board(found.target) if whole_target else Text(f"target {found.target.title}")
+    notes = [Text(f"note: {note}") for note in found.notes]
+    return Group(above, head, *map(Text, wording.estimates(told)), table, *notes)
+
+
+def board(found: BoardFacts) -> RenderableType:
+    """Return what is known of a target."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for what, words in found.lines():
+        if words:
+            table.add_row(Text(what), Text(words))
+    return table
 
 
 def profile(candidate: Candidate, layers: Sequence[LayerTime]) -> RenderableType:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from edgeprune.report import Candidate, EngineRow, Report, ScoreReport
+
+if TYPE_CHECKING:
+    from edgeprune.compiler.estimates import Estimates
 
 UNKNOWN = "not measured"
 
@@ -95,6 +99,22 @@ def drop(score: ScoreReport | None) -> str:
     interval = score.drop_interval
     spread = "" if interval is None else f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f})"
     return f"{points(score.drop)}{spread}"
+
+
+def estimates(told: Estimates) -> list[str]:
+    """Say what a dense model would take on a target; nothing of what cannot be told but that it cannot."""
+    if told.why:
+        return []
+    each = [f"{precision} {milliseconds(ms)}" for precision, ms in told.latency_ms.items() if ms is not None]
+    latency = f"{', '.join(each)}, by roofline, all of it in one precision" if each else (
+        "not told: the target's file gives no peak rates and bandwidth; measure with `edgeprune profile`"
+    )
+    lines = [f"estimated latency: {latency}"]
+    if told.energy_mj is not None:
+        lines.append(f"estimated energy: {millijoules(told.energy_mj)} in fp32, by arithmetic and traffic at 45 nm")
+    if told.shares_of is not None and len(each) > 1:
+        lines[0] += f"; the shares below are those of {told.shares_of}"
+    return lines
 
 
 def engine(row: EngineRow) -> str:
