@@ -37,6 +37,7 @@ _HOME = {
     "TorchModel": "model",
     "UnmetRequirement": "errors",
     "UnsafeModel": "errors",
+    "compare": "compiler.comparison",
     "compile": "compiler.driver",
     "load": "compiler.load",
 }
@@ -69,6 +70,7 @@ __all__ = [
     "UnmetRequirement",
     "UnsafeModel",
     "__version__",
+    "compare",
     "compile",
     "load",
 ]
@@ -76,6 +78,7 @@ __all__ = [
 if TYPE_CHECKING:
     from edgeprune.agents.base import Agent
     from edgeprune.budget import Budget, Limit
+    from edgeprune.compiler.comparison import compare
     from edgeprune.compiler.driver import compile
     from edgeprune.compiler.load import load
     from edgeprune.compiler.request import Request

@@ -40,6 +40,16 @@ Exit codes:
   4    the environment lacks something: a package, permission, disk space
   130  interrupted; the same command resumes
 """
+_COMPARE_EXIT_CODES = """
+\b
+Exit codes:
+  0    every cell is finished, whatever it found
+  1    a bug in edgeprune, with a traceback
+  2    an option, model or dataset that cannot be used
+  3    a budget cannot be met; what can be reached is said, and nothing was done
+  4    the environment lacks something: a package, permission, disk space
+  130  interrupted; the same command resumes
+"""
 
 
 class _Option(click.Option):
@@ -91,13 +101,17 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(_BROKEN_PIPE)
         except BaseException as error:
-            sentence, code = ending(error, resumable=ctx.invoked_subcommand == "compile")
+            sentence, code = ending(error, resumable=ctx.invoked_subcommand in ("compile", "compare"))
             click.echo(sentence, err=True)
             ctx.exit(code)
 
 
 def _ceiling(ctx: click.Context, param: click.Parameter, value: str | None) -> Limit | None:
     return None if value is None else Limit.parse(str(param.name).removeprefix("max_"), value)
+
+
+def _ceilings(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> list[Limit]:
+    return [Limit.parse(str(param.name).removeprefix("max_"), value) for value in values]
 
 
 def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -369,6 +383,94 @@ def profile_(
         if told is not None:
             click.echo(f"{table} predicts {told.predicted_ms:.3g} ms at its own pace, at which "
                        f"{told.measured_ms:.3g} ms were measured ({100 * told.error:+.1f} %)")
+
+
+@main.command("compare", epilog=_COMPARE_EXIT_CODES)
+@_options(
+    _model,
+    _option("Budget", "--max-macs", multiple=True, callback=_ceilings, metavar="30M|0.5x",
+            help="Ceiling on multiply-accumulates. May be repeated: every budget is a comparison of its own, and "
+            "several give fits across them. Default: 0.5x, where no ceiling is given."),
+    _option("Budget", "--max-parameters", multiple=True, callback=_ceilings, metavar="2M|0.5x",
+            help="Ceiling on parameters; likewise. With --max-macs, every pair of the two."),
+    _option("Comparison", "--agents", default=",".join(find.names("agents")), show_default=True, metavar="A,B,…",
+            help="Who searches. Learning agents are started from the baselines, whose evaluations are theirs too."),
+    _option("Comparison", "--seeds", type=click.IntRange(1), metavar="N", default=5, show_default=True,
+            help="Searches of each agent and budget, with --seed and the seeds after it. One gives no interval."),
+    _option("Comparison", "--evaluations", type=click.IntRange(1), metavar="N", default=300, show_default=True,
+            help="True evaluations each search may spend, the warm start's included."),
+    _option("Comparison", "--images", type=click.IntRange(1), metavar="N",
+            help="Images of the search split that score plans, at most half of it; the rest is the audit. The same as "
+            "--set sparsify.images=N; default: what the task has there, 2000 for classifiers."),
+    _option("Comparison", "--epochs", type=click.IntRange(0), metavar="N", default=0, show_default=True,
+            help="Fine-tuning epochs of every plan that was chosen."),
+    _option("Comparison", "--cold/--no-cold", default=False, show_default=True,
+            help="Also every learning agent without its warm start, in a row of its own."),
+    _option("Comparison", "--ablation", "ablations", multiple=True,
+            type=click.Choice(["no-recalibration", "no-distillation"]),
+            help="Also every row without this: batch norms not re-estimated while searching, or a fine-tuning on "
+            "labels alone. May be repeated."),
+    _option("Comparison", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
+            help="Set an option of sparsify, finetune, task or of the agents that have it. May be repeated."),
+    _target, _board, _threads,
+    _option("Target", "--measure", is_flag=True, help="Time the float32 ONNX of every final model on the target."),
+    _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
+            help="Where fine-tuning runs."),
+    _option("Output", "--out", type=_PATH, metavar="DIR",
+            help="Folder for compare.json, compare.md, the plots and cells/. Default: build/, the model's name and "
+            "-compared."),
+    _option("Output", "--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", default=0, show_default=True,
+            help="The first seed; also which images search and which audit."),
+    _json, _quiet,
+)
+@click.pass_context
+def compare_(
+    ctx: click.Context, /, agents: str, seeds: int, evaluations: int, images: int | None, epochs: int, cold: bool,
+    ablations: Any, measure: bool, set_: tuple[str, ...], max_macs: list[Limit], max_parameters: list[Limit],
+    out: Path | None, data: Path | None, as_json: bool, quiet: bool, **rest: Any,
+) -> None:
+    """Compare agents on MODEL at equal numbers of true evaluations and equal fine-tuning, over several seeds.
+
+    \b
+    Plans are chosen on one part of the search split and reported on the other, the audit; the test split is read
+    once for each final model. Differences are paired by seed and come with a 95 % interval; where that holds 0, it
+    is said that there is no significant difference. Interrupted, the same command goes on: finished cells
+    (agent, seed, budget) are kept, and so is every evaluation.
+
+    \b
+    Examples:
+      edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --max-macs 0.5x
+      edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --agents random,greedy,evolution
+        --max-macs 0.7x --max-macs 0.5x --max-macs 0.3x --seeds 3 --epochs 2 --measure
+      edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --agents ppo,random --cold
+    """
+    if not (rest["model"] or rest["arch"]):
+        raise click.UsageError("nothing to compare on: give MODEL, or --arch alone for random weights", ctx)
+    given = parse_settings(set_, {} if images is None else {"sparsify": {"images": str(images)}})
+    request = Request(
+        **rest,
+        data=data and data_path(data),
+        out=out or default_out(rest["model"], rest["arch"]).with_name(
+            f"{default_out(rest['model'], rest['arch']).name}-compared"
+        ),
+        settings=given,
+    )
+    with redirect_stdout(sys.stderr):
+        from edgeprune.compiler.comparison import run
+        from edgeprune.compiler.contest import Contest, budgets
+
+        names = tuple(name.strip() for name in agents.split(",") if name.strip())
+        chosen = budgets(macs=max_macs, parameters=max_parameters)
+        contest = Contest(request, names, chosen, seeds, evaluations, epochs, cold, ablations, measure)
+        report = run(contest, _progress(quiet))
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    elif not quiet:
+        from edgeprune.compiler.comparison_text import table
+        from edgeprune.compiler.table import show
+
+        show(table(report))
+        click.echo(f"comparison: {request.out}")
 
 
 @main.command("verify", epilog=_EXIT_CODES)

@@ -267,7 +267,7 @@ def test_a_bug_shows_its_traceback_and_asks_to_be_reported(driver: Driver, error
         ),
         (["inspect"], "nothing to inspect: give MODEL"),
         (["compil", "m.pt"], "no such command 'compil'; did you mean 'compile'?"),
-        (["zzz"], "no such command 'zzz'; known: compile, inspect, list, profile, verify"),
+        (["zzz"], "no such command 'zzz'; known: compare, compile, inspect, list, profile, verify"),
         (["list", "pases"], "'pases' is not one of"),
         (["verify", "nowhere"], "error: nowhere is not a folder; give a folder that `edgeprune compile` wrote"),
     ],

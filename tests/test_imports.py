@@ -45,10 +45,12 @@ OWNERS = {
     "stable_baselines3": {"agents/"},
     "sb3_contrib": {"agents/"},
     "gymnasium": {"agents/"},
+    "sklearn": {"agents/surrogate.py"},
+    "threadpoolctl": {"agents/vector.py"},
     "jinja2": {"compiler/page.py"},
     "markupsafe": {"compiler/page.py"},
-    "matplotlib": {"compiler/page.py"},
-    "rich": {"compiler/table.py", "compiler/progress.py"},
+    "matplotlib": {"compiler/page.py", "compiler/comparison_plots.py"},
+    "rich": {"compiler/table.py", "compiler/comparison_text.py", "compiler/progress.py"},
     "timm": {"frontends/"},
     "ultralytics": {"frontends/"},
     "torchvision": {"frontends/", "tasks/boxes/"},
@@ -136,7 +138,9 @@ def test_importing_edgeprune_is_light() -> None:
     assert not loaded_by("import edgeprune") & (HEAVY | {"click"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compile", "--help"], ["list", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["compile", "--help"], ["compare", "--help"], ["list", "--help"]], ids=" ".join
+)
 def test_help_is_light(arguments: list[str]) -> None:
     code = f"from edgeprune.cli import main\nmain({arguments!r}, standalone_mode=False)"
     loaded = loaded_by(code)

@@ -153,8 +153,8 @@ def anova(groups: Sequence[Sequence[float]]) -> Anova | None:
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> Line | None:
-    """Return the regression of y on x, or None where x does not vary."""
-    if len(x) < 2 or _same(np.asarray(x, float)):
+    """Return the regression of y on x, or None where either does not vary."""
+    if len(x) < 2 or any(_same(np.asarray(values, float)) for values in (x, y)):
         return None
     found = stats.linregress(x, y)
     free = len(x) - 2
@@ -167,8 +167,8 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line | None:
 
 
 def power_law(sizes: Sequence[float], times: Sequence[float]) -> PowerLaw | None:
-    """Return the fit of times to a · size^b, or None where sizes do not vary. Raises ValueError for what is not
-    positive.
+    """Return the fit of times to a · size^b, or None where either does not vary. Raises ValueError for what is
+    not positive.
     """
     if any(value <= 0 for value in (*sizes, *times)):
         raise ValueError("a power law is for sizes and times above zero")

@@ -114,6 +114,7 @@ def test_a_line_is_found_again_with_its_interval() -> None:
     exact = line([1.0, 2.0], [3.0, 5.0])
     assert exact is not None and (exact.slope, exact.intercept, exact.interval) == (2.0, 1.0, None)
     assert line([0.5, 0.5], [0.1, 0.9]) is None
+    assert line([0.1, 0.2, 0.4], [0.9, 0.9, 0.9]) is None, "nothing of it would be finite"
 
 
 def test_a_power_law_is_found_again() -> None:
