@@ -344,11 +344,13 @@ def inspect_(ctx: click.Context, /, as_json: bool, quiet: bool, data: Path | Non
     _option("Target", "--layer-energy", is_flag=True,
             help="Tell the energy of each layer too: a window of 2 s each, scaled to the whole; or by the formula of "
             "--energy theoretical, which needs no sensor."),
+    _option("Target", "--runtime", metavar="NAME",
+            help="One of the target's other runtimes, such as openvino on host-cpu. A table is tied to it."),
     _json, _quiet,
 )
 def profile_(
     artifact: Path, target: str, board: str | None, threads: int, table: Path | None, energy: Any,
-    power_log: Path | None, layer_energy: bool, as_json: bool, quiet: bool,
+    power_log: Path | None, layer_energy: bool, runtime: str | None, as_json: bool, quiet: bool,
 ) -> None:
     """Time ARTIFACT, an ONNX file, on the target: latency percentiles, memory, and where the time goes.
 
@@ -368,7 +370,7 @@ def profile_(
         from edgeprune.compiler.table import layer_energies, profile, show
 
         found = profile_artifact(
-            artifact, target, threads, _progress(quiet), board, table, energy, power_log, layer_energy
+            artifact, target, threads, _progress(quiet), board, table, energy, power_log, layer_energy, runtime
         )
     told = found.table
     if as_json:

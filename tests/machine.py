@@ -32,7 +32,7 @@ class Machine:
 
     def __init__(self, slow: Any = lambda call: 1.0, profiles: bool = True) -> None:
         self.board, self.identity, self.threads = board.load("host-cpu"), "", 1
-        self.backend = SimpleNamespace(name="synthetic")
+        self.backend = SimpleNamespace(name="synthetic", fuses_constants=True)
         self.slow, self.profiles, self.calls = slow, profiles, 0
         self.seen: list[set[str]] = []
 

@@ -40,18 +40,24 @@ class Artifact:
 
 @dataclass(frozen=True)
 class LayerTime:
-    """What one node of the runtime's optimized graph takes: milliseconds a run, and its share of all of them."""
+    """What one node of the runtime's optimized graph takes: milliseconds a run, and its share of all of them.
+
+    ``nodes`` are those of the ONNX graph that went into it, where the runtime says so.
+    """
 
     name: str
     op: str
     ms: float
     share: float
+    nodes: tuple[str, ...] = ()
 
 
 class Backend(ABC):
     """A runtime. Fields of a subclass are its options."""
 
     name: ClassVar[str]
+    fuses_constants: ClassVar[bool] = False
+    """Whether adding a constant becomes part of the layer before it just as adding what another layer gives does."""
 
     def elsewhere(self, board: Board) -> str | None:
         """Say why what is emitted for ``board`` cannot run on this machine; None if it can."""

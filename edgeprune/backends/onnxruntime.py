@@ -31,6 +31,7 @@ class OnnxRuntime(Backend):
     """ONNX Runtime's CPU execution provider, one session with a fixed number of threads."""
 
     name: ClassVar[str] = "onnxruntime"
+    fuses_constants: ClassVar[bool] = True
 
     def version(self) -> str | None:
         """Return ONNX Runtime's own."""

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from edgeprune.benches.base import Bench
-from edgeprune.dialects.unit_graphs import Proto, branches, graph_of, reference, side_by_side, write
+from edgeprune.dialects.unit_graphs import Proto, branches, graph_of, in_words, reference, side_by_side, write
 from edgeprune.dialects.units import Unit
 from edgeprune.errors import UnmetRequirement
 from edgeprune.model import OnnxModel
@@ -88,6 +88,11 @@ def fill(
 
     ``network`` are the kernels of ``model``, which all of them are of.
     """
+    if bench.board.typing == ("weak",) and any(" fp16 " in unit.form for unit in network):
+        raise UnmetRequirement(
+            f"no latency table can be made of an fp16 graph on {bench.board.name}: its TensorRT is told fp16 by a flag "
+            f"for all of a graph, the reference included that tells the machine's pace"
+        )
     if table.reference_ms is None:
         calibrate(table, bench)
     node_ms = _node_ms(table, bench, model, network) if points else 0.0
@@ -158,12 +163,17 @@ def _own(bench: Bench, graphs: Sequence[Proto], folder: Path, node_ms: float) ->
 def _raw(bench: Bench, graphs: Sequence[Proto], folder: Path) -> list[tuple[float, int]]:
     """Return what the profiler tells of the kernels of the reference and of some graphs, and of how many nodes."""
     every = [reference(opset=graphs[0].opset_import if graphs else None), *graphs]
-    layers = bench.layer_times(write(side_by_side(every), folder / "units.onnx"), _RUNS)
+    together = side_by_side(every, flowing=not bench.backend.fuses_constants)
+    layers = bench.layer_times(write(together, folder / "units.onnx"), _RUNS)
     if not layers:
         raise UnmetRequirement(
             f"the runtime of {bench.board.name} does not tell what each layer takes, which --table wants"
         )
-    found = branches([(one.name, one.op) for one in layers], len(every))
+    kinds = {node.name: node.op_type for node in together.graph.node}
+    try:
+        found = branches([in_words(one.name, one.op, one.nodes, kinds) for one in layers], len(every))
+    except ValueError as error:
+        raise UnmetRequirement(f"no latency table can be made with {bench.backend.name} here: {error}") from error
     return [(sum(layers[at].ms for at in nodes), len(nodes)) for nodes in found]
 
 

@@ -117,7 +117,7 @@ class TrtexecBoard(OverSsh):
         with self.leased() as folder:
             layers = self._timed_layers(self.built(model, folder), folder)
         total = math.fsum(x.ms or 0.0 for x in layers) or 1.0
-        return tuple(LayerTime(x.name, x.kind, x.ms or 0.0, (x.ms or 0.0) / total) for x in layers)
+        return tuple(LayerTime(x.name, x.kind, x.ms or 0.0, (x.ms or 0.0) / total, x.nodes) for x in layers)
 
     def _timed_layers(self, built: _Built, folder: str) -> tuple[EngineLayer, ...]:
         self._run(self.tool().profile(f"{built.stem}.engine", "profile.json", self.seconds), folder)

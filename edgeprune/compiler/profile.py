@@ -42,14 +42,16 @@ class Profile:
 def profile_artifact(
     path: Path, target: str, threads: int, progress: Progress, board: str | None = None, table: Path | None = None,
     energy: EnergyMethod = "sensor", power_log: Path | None = None, layer_energy: bool = False,
+    runtime: str | None = None,
 ) -> Profile:
     """Time an ONNX file, or the one in a build's folder, on ``target``, which is at ``board`` if that is elsewhere.
 
     Tells the whole (percentiles, peak memory, energy, convolutions by precision) and the layers in execution order;
     estimates where the target is elsewhere and ``board`` is None. With ``table``, its kernels are measured into that
     file, and what it predicts is held against the clock, recorded there, and told too. ``power_log`` is the file of an
-    external meter. ``layer_energy`` asks for the energy of each kernel. Raises BadInput for a file that cannot be run,
-    and UnmetRequirement for energy of layers where nothing tells it.
+    external meter. ``layer_energy`` asks for the energy of each kernel. ``runtime`` names one of the target's others,
+    which then takes the place of its first. Raises BadInput for a file that cannot be run, and UnmetRequirement for
+    energy of layers where nothing tells it.
     """
     check_power_log(energy, power_log)
     path = path / "model.onnx" if path.is_dir() else path
@@ -57,9 +59,9 @@ def profile_artifact(
         raise BadInput(f"there is no file {path}; give an ONNX file, or a folder that `edgeprune compile` wrote")
     model = OnnxModel.read(path)
     model.verify()
-    bench = bench_for(
-        boards.load(target), threads, 0, board, lease_name(path) if board else "", progress, root() / "boards"
-    )
+    asked = boards.load(target)
+    asked = asked.run_by(runtime) if runtime else asked
+    bench = bench_for(asked, threads, 0, board, lease_name(path) if board else "", progress, root() / "boards")
     with closing(bench):
         with_meter(bench, energy, power_log, progress)
         if layer_energy:

@@ -6,7 +6,7 @@ Side by side each finds the caches as the others have left them, as a kernel doe
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ Proto = onnx.ModelProto
 _LAYOUT = ("reorder", "reformat", "transpose", "parameter", "result")
 """How what runtimes call a change of layout begins: within a network both sides of it are mostly in one layout."""
 _COPIES = (*_LAYOUT, "convert", "cast", "quantize", "dequantize")
+_BESIDE = "beside"
+_WORD = re.compile(r"[^\s,;+()]+")
 _BRANCH = re.compile(r"\b(u|edge)(\d+)\.")
 
 
@@ -38,27 +40,26 @@ def graph_of(unit: Unit, outputs: int | None = None, inputs: int | None = None) 
     return _graph(unit, *wanted)
 
 
-def side_by_side(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
-    """Return one graph that computes every one of ``graphs``, each from a scalar input of its own making."""
+def side_by_side(graphs: Sequence[onnx.ModelProto], flowing: bool = False) -> onnx.ModelProto:
+    """Return one graph that computes every one of ``graphs``, each from a scalar input of its own making.
+
+    ``flowing`` makes of such a scalar, too, what ``graph_of`` has put in for what flows in from other kernels.
+    """
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     for at, one in enumerate(graphs):
         part = compose.add_prefix(one, f"u{at}.").graph
         source = part.input[0]
         shape = [d.dim_value for d in source.type.tensor_type.shape.dim]
-        constants += [
-            numpy_helper.from_array(np.array([at], np.float32), f"edge{at}.shift"),
-            numpy_helper.from_array(np.array(shape, np.int64), f"edge{at}.shape"),
-            *part.initializer,
-        ]
-        # A shift of its own keeps a runtime from computing two equal branches once.
-        nodes += [
-            helper.make_node("Add", ["input", f"edge{at}.shift"], [f"edge{at}.one"], f"edge{at}.add"),
-            helper.make_node("Cast", [f"edge{at}.one"], [f"edge{at}.cast"], f"edge{at}.to",
-                             to=source.type.tensor_type.elem_type),
-            helper.make_node("Expand", [f"edge{at}.cast", f"edge{at}.shape"], [source.name], f"edge{at}.expand"),
-            *part.node,
-        ]  # fmt: skip
+        feeds = [(source.name, shape, source.type.tensor_type.elem_type)]
+        beside = {f"u{at}.{name}" for name in _beside(one)} if flowing else set()
+        feeds += [(i.name, list(i.dims), i.data_type) for i in part.initializer if i.name in beside]
+        constants += [i for i in part.initializer if i.name not in beside]
+        for turn, feed in enumerate(feeds):
+            made = _fed(*feed, f"edge{at}.{turn}.", at + turn / 2)
+            nodes += made.node
+            constants += made.initializer
+        nodes += part.node
         # One value goes out: what makes an output of the graph itself is fused with nothing.
         target, rank = part.output[0], len(part.output[0].type.tensor_type.shape.dim)
         ends = [("start", [0] * rank), ("end", [1] * rank), ("axes", list(range(rank)))]
@@ -80,6 +81,29 @@ def side_by_side(graphs: Sequence[onnx.ModelProto]) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
 
 
+def _fed(name: str, shape: list[int], kind: int, edge: str, shift: float) -> onnx.GraphProto:
+    """Return nodes that make a tensor of the graph's one number; each of their names begins with ``edge``.
+
+    A shift of its own keeps a runtime from computing two equal branches once.
+    """
+    constants = [
+        numpy_helper.from_array(np.array([shift], np.float32), f"{edge}shift"),
+        numpy_helper.from_array(np.array(shape, np.int64), f"{edge}shape"),
+    ]
+    nodes = [
+        helper.make_node("Add", ["input", f"{edge}shift"], [f"{edge}one"], f"{edge}add"),
+        helper.make_node("Cast", [f"{edge}one"], [f"{edge}cast"], f"{edge}to", to=kind),
+        helper.make_node("Expand", [f"{edge}cast", f"{edge}shape"], [name], f"{edge}expand"),
+    ]
+    return helper.make_graph(nodes, "feed", [], [], constants)
+
+
+def _beside(graph: onnx.ModelProto) -> list[str]:
+    """Return the names of the constants that stand for what flows in from other kernels."""
+    told = next((one.value for one in graph.metadata_props if one.key == _BESIDE), "")
+    return told.split("\n") if told else []
+
+
 def branches(nodes: Sequence[tuple[str, str]], count: int) -> list[list[int]]:
     """Return which of a runtime's nodes, given as (name, operator) in the order they run, are each branch's kernel.
 
@@ -95,6 +119,23 @@ def branches(nodes: Sequence[tuple[str, str]], count: int) -> list[list[int]]:
         if last is not None and not (match and match[1] == "edge") and not operator.lower().startswith(_LAYOUT):
             of[last[1]].append(at)
     return [_without_edges(branch, [nodes[at][1].lower() for at in branch]) for branch in of]
+
+
+def in_words(name: str, operator: str, nodes: Sequence[str], kinds: Mapping[str, str]) -> tuple[str, str]:
+    """Return a runtime's kernel as (name, operator) for ``branches``, told by the nodes of the graph that went into it.
+
+    ``kinds`` are the graph's operators by node. ``nodes`` are what the runtime says of them; where that is nothing,
+    they are read out of its name, such as ``u0.conv + u0.relu``. One that computes none but Q/DQ nodes of its units is
+    called so, whatever the runtime calls it. Raises ValueError for one that computes nodes of several units.
+    """
+    found = [one for one in nodes or _WORD.findall(name) if one in kinds]
+    own = [one for one in found if not one.startswith("edge")]
+    quantizing = {kinds[one] for one in own} - {"Cast"}
+    if own and quantizing and quantizing <= set(QDQ):
+        operator = "QuantizeLinear" if "QuantizeLinear" in quantizing else "DequantizeLinear"
+    elif len({one.partition(".")[0] for one in own}) > 1:
+        raise ValueError(f"{name} computes parts of several kernels: {', '.join(own)}")
+    return (own or found or [name])[0], operator or name
 
 
 def _without_edges(branch: list[int], operators: list[str]) -> list[int]:
@@ -208,14 +249,14 @@ def _graph(unit: Unit, outputs: int, inputs: int) -> onnx.ModelProto:
     weights = frozenset(_sources(split, main.input[1])) if unit.scalable else frozenset()
     widths = _Widths(unit, outputs, inputs, groups.i if groups is not None else 1, behind, weights)
     fed = next((name for name in sources if name in behind), sources[0])
-    constants = [_noise(name, widths.shape_of(name), split.types.get(name)) for name in sources if name != fed]
+    beside = [_noise(name, widths.shape_of(name), split.types.get(name)) for name in sources if name != fed]
     fused = {one.output[0] for one in unit.part.nodes[1:]}
     for node in list(nodes):  # a shortcut around a layer reads what the layer reads, but is as wide as what it gives
         for at, name in enumerate(node.input if node.output[0] in fused else ()):
             if name in behind:
-                constants.append(_shortcut(split, nodes, node, at, widths.beside(name)))
+                beside.append(_shortcut(split, nodes, node, at, widths.beside(name)))
     needed = dict.fromkeys(name for node in nodes for name in node.input if name in split.view.constants)
-    constants += [widths.constant(name) for name in needed]
+    constants = [*beside, *(widths.constant(name) for name in needed)]
     for node in nodes:
         node.input[:] = ["input" if name == fed else name for name in node.input]
     output = ending(split, unit.part)
@@ -224,7 +265,9 @@ def _graph(unit: Unit, outputs: int, inputs: int) -> onnx.ModelProto:
         for name, old in (("input", fed), (output, output))
     )
     graph = helper.make_graph(nodes, "unit", [source], [target], constants)
-    return helper.make_model(graph, opset_imports=split.proto.opset_import, ir_version=split.proto.ir_version)
+    model = helper.make_model(graph, opset_imports=split.proto.opset_import, ir_version=split.proto.ir_version)
+    helper.set_model_props(model, {_BESIDE: "\n".join(one.name for one in beside)})
+    return model
 
 
 def _shortcut(

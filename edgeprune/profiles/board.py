@@ -106,6 +106,16 @@ class Board(_Data):
             raise ValueError("a TensorRT board says in typing whether its graphs are weakly or strongly typed")
         return self
 
+    def run_by(self, runtime: str) -> Board:
+        """Return this board with another of its runtimes as the one that everything is decided by.
+
+        Raises BadOption for one that it does not have.
+        """
+        known = (self.backend, *self.runtimes)
+        if runtime not in known:
+            raise BadOption(f"{self.name} has no runtime {runtime!r}{nearest(runtime, known)}")
+        return self.model_copy(update={"backend": runtime})
+
     @property
     def widest_multiple(self) -> int:
         """The channel multiple that every precision of this board likes."""

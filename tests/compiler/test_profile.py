@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from edgeprune.backends.openvino import Openvino
 from edgeprune.benches import here as module
 from edgeprune.compiler.profile import profile_artifact
 from edgeprune.errors import BadData, BadInput, BadModel, BadOption, UnmetRequirement
 from edgeprune.passes.base import Silent
 from edgeprune.profiles import sensors
+from edgeprune.profiles.board import Board
 from edgeprune.profiles.energy import Protocol
+from edgeprune.profiles.latency_table import Facts, LatencyTable
 from edgeprune.report import Latency, Measurement
 
 
@@ -144,3 +147,16 @@ def test_a_meter_that_cannot_be_is_refused_before_anything_is_timed(
     with pytest.raises(UnmetRequirement, match=r"^--power-log wants graphs to run, and jetson-xavier is not here"):
         profile_artifact(built.directory, "jetson-xavier", 1, Silent(), power_log=log)
     assert quickly == []
+
+
+@pytest.mark.skipif(Openvino().version() is None, reason="openvino is not installed")
+def test_another_of_the_targets_runtimes_is_profiled_and_its_table_is_tied_to_it(
+    built: Any, quickly: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Board, "run_by", lambda board, runtime: board.model_copy(update={"backend": runtime}))
+    found = profile_artifact(built.directory, "host-cpu", 1, Silent(), runtime="openvino").whole
+    assert found.measurement.conditions["runtime"] == "openvino"
+    facts = Facts(board="host-cpu", runtime="onnxruntime", version=None, processor=None, threads=1)
+    LatencyTable(facts).write(tmp_path / "t.json")
+    with pytest.raises(BadInput, match=r"t\.json was measured with runtime onnxruntime, and this is openvino"):
+        profile_artifact(built.directory, "host-cpu", 1, Silent(), table=tmp_path / "t.json", runtime="openvino")

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeprune.dialects.kernels import partition
-from edgeprune.dialects.unit_graphs import branches, graph_of, reference, side_by_side
+from edgeprune.dialects.unit_graphs import branches, graph_of, in_words, reference, side_by_side
 from edgeprune.dialects.units import Unit, moved_by, units
 
 PIXELS = 8
@@ -146,3 +146,42 @@ def test_the_nodes_of_a_branch_are_its_kernels_without_the_copies_at_its_ends() 
         ["u1.conv", "u1.a_DequantizeLinear", "HardSigmoid_3", "u1.b_QuantizeLinear"],
         [],
     ]
+
+
+def test_what_flows_in_beside_is_made_of_the_input_too_where_asked() -> None:
+    every = [graph_of(found()["narrow"]), graph_of(found()["concat"])]
+    names = {one.name for one in side_by_side(every).graph.initializer}
+    flowing = side_by_side(every, flowing=True)
+    gone = names - {one.name for one in flowing.graph.initializer}
+    assert gone and all(any(node.output[0] == name for node in flowing.graph.node) for name in gone)
+    values = run(flowing)
+    assert values.shape == (2,) and np.isfinite(values).all()
+
+
+KINDS = {"edge0.0.expand": "Expand", "u0.conv": "Conv", "u0.relu": "Relu", "u0.in_q": "QuantizeLinear",
+         "u1.in_q": "QuantizeLinear", "u0.out_dq": "DequantizeLinear", "u1.conv": "Conv"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "nodes", "told"),
+    [
+        ("u0.conv + u0.relu", "CaskConvolution", (), ("u0.conv", "CaskConvolution")),
+        ("__myl_CastMul_myl0_2", "kgen", ("edge0.0.expand", "u0.in_q"), ("u0.in_q", "QuantizeLinear")),
+        ("__myl_Conv_myl0_3", "correlation", ("u0.in_q", "u0.conv"), ("u0.in_q", "correlation")),
+        ("u0.out_dq", "Subgraph", (), ("u0.out_dq", "DequantizeLinear")),
+        ("__myl_Quant", "kgen", ("u0.in_q", "u1.in_q"), ("u0.in_q", "QuantizeLinear")),
+        ("Reformatting CopyNode for Input Tensor 0 to u1.conv", "", (),
+         ("u1.conv", "Reformatting CopyNode for Input Tensor 0 to u1.conv")),
+        ("u0.conv_nchwc", "Conv", (), ("u0.conv_nchwc", "Conv")),
+        ("edge0.0.expand", "Broadcast", (), ("edge0.0.expand", "Broadcast")),
+    ],
+)  # fmt: skip
+def test_a_kernel_is_told_by_the_nodes_that_went_into_it(
+    name: str, operator: str, nodes: tuple[str, ...], told: tuple[str, str]
+) -> None:
+    assert in_words(name, operator, nodes, KINDS) == told
+
+
+def test_a_kernel_of_two_units_belongs_to_none() -> None:
+    with pytest.raises(ValueError, match=r"computes parts of several kernels: u0\.conv, u1\.conv"):
+        in_words("u0.conv + u1.conv", "CaskConvolution", (), KINDS)

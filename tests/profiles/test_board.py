@@ -102,3 +102,12 @@ def test_unknown_boards_are_answered_with_the_nearest() -> None:
         board.load("host-cpus")
     with pytest.raises(BadOption, match=r"unknown target 'gone\.toml'; no such file"):
         board.load("gone.toml")
+
+
+def test_another_of_a_boards_runtimes_can_decide() -> None:
+    here = board.load("host-cpu").model_copy(update={"runtimes": ("openvino",)})
+    assert here.run_by("openvino").backend == "openvino" and here.run_by("onnxruntime") == here
+    with pytest.raises(BadOption, match="host-cpu has no runtime 'openvine'; did you mean 'openvino'"):
+        here.run_by("openvine")
+    with pytest.raises(BadOption, match="jetson-xavier has no runtime 'openvino'; known: tensorrt"):
+        board.load("jetson-xavier").run_by("openvino")
