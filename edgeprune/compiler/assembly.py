@@ -44,7 +44,7 @@ def assemble(
         reference = REFERENCE if REFERENCE in mine else None
         first, second = (_against(mine, other, scored) for other in (reference, best))
         rows += [_row(m, mine[m.label], ceiling, dense, first[m.label], second[m.label]) for m in methods]
-    measured = [f for f in found if f.measurement is not None and f.measurement.latency_ms is not None]
+    measured = [f for f in _distinct(found) if f.measurement is not None and f.measurement.latency_ms is not None]
     times = [f.measurement.latency_ms.p50 for f in measured if f.measurement and f.measurement.latency_ms]
     several = len(ceilings) > 1
     return Comparison(
@@ -72,10 +72,16 @@ def assemble(
 
 
 def _regressions(methods: Sequence[Method], found: Sequence[Finding], dense: Dense) -> dict[str, Line]:
-    of = {m.label: [f for f in found if f.method == m.label] for m in methods}
-    of["all"] = [f for f in found if not f.ablation]
+    of = {m.label: _distinct([f for f in found if f.method == m.label]) for m in methods}
+    of["all"] = _distinct([f for f in found if not f.ablation])
     fits = {label: line([1.0 - f.macs / dense.macs for f in one], _values(one, "audit")) for label, one in of.items()}
     return {label: fit for label, fit in fits.items() if fit is not None}
+
+
+def _distinct(found: Sequence[Finding]) -> list[Finding]:
+    """Return one finding for each plan: who comes to the same one at every seed would count as many points that agree.
+    """
+    return list({f.plan: f for f in reversed(found)}.values())[::-1]
 
 
 def _plain(step: Any) -> dict[str, Any]:

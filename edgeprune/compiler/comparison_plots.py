@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#8a8f98", "#c9a227", "#d64545", "#2aa5b8")
+_COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#d64545", "#c9a227", "#2aa5b8", "#8a8f98")
 _MARKERS = "osD^vPX*"
 _GRID = "#d8dade"
 
@@ -94,11 +94,16 @@ def _pareto(report: Comparison) -> Figure:
                       capsize=3, linewidth=1.2, markersize=6, **look)  # fmt: skip
     axes.set_xlabel("MACs, % of the original's")
     axes.set_ylabel(f"{report.metric} on audit, %")
-    after = f"after {report.epochs} epochs of fine-tuning" if report.epochs else "before fine-tuning"
+    epochs = "an epoch" if report.epochs == 1 else f"{report.epochs} epochs"
+    after = f"after {epochs} of fine-tuning" if report.epochs else "before fine-tuning"
     interval = "; small: each seed, bars: 95 % interval of the mean" if len(report.seeds) > 1 else "; one seed"
     figure.suptitle(f"Chosen plans, {after}{interval}\nThe original: {100 * report.dense.audit:.2f} % at 100 % of the "
                     "MACs", fontsize=10.5, x=0.01, ha="left")  # fmt: skip
-    axes.margins(x=0.12, y=0.08)
+    axes.margins(x=0.12)
+    # by the runs themselves: the intervals of two or three seeds may reach beyond what a score can be
+    found = [100 * (cell.audit if cell.tuned is None else cell.tuned) for cell in report.cells]
+    room = 0.12 * (max(found) - min(found)) or 1.0
+    axes.set_ylim(min(found) - room, max(found) + room)
     _legend(figure, axes)
     return figure
 

@@ -84,9 +84,11 @@ class Comparison(_Data):
     budgets: list[BudgetRow]
     rows: list[MethodRow]
     regression: dict[str, Line] = Field(
-        description="audit score before fine-tuning on the share of MACs removed, by method and of all cells"
+        description="audit score before fine-tuning on the share of MACs removed: distinct plans, by method and of all"
     )
-    latency_law: PowerLaw | None = Field(description="p50 in ms = a · parameters^b, of the emitted float32 ONNX")
+    latency_law: PowerLaw | None = Field(
+        description="p50 in ms = a · parameters^b, of the emitted float32 ONNX, over distinct plans"
+    )
     cells: list[Finding]
     notes: list[str]
     options: dict[str, Any]

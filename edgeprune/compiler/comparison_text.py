@@ -102,13 +102,13 @@ def _fits(report: Comparison) -> list[str]:
             slope += f" ({10 * fit.interval[0]:+.2f} to {10 * fit.interval[1]:+.2f})"
         found.append(
             f"Audit score before fine-tuning by sparsity, {label}: {slope} for each tenth of the MACs removed; "
-            f"R² = {fit.r_squared:.2f}, n = {fit.n}, {_p(fit.p)}."
+            f"R² = {fit.r_squared:.2f}, {fit.n} plans, {'which any line fits' if fit.p is None else _p(fit.p)}."
         )
     if report.latency_law is not None:
         law = report.latency_law
         found.append(
             f"p50 of the emitted float32 ONNX: {law.a:.3g} ms · parameters^{law.b:.3g} (R² = {law.r_squared:.2f}, "
-            f"n = {law.n})."
+            f"{law.n} plans)."
         )
     return found
 
@@ -132,7 +132,8 @@ def _cells(report: Comparison, row: MethodRow) -> list[str]:
 
 
 def _training(report: Comparison) -> str:
-    return f"{report.epochs} epochs of fine-tuning for every plan" if report.epochs else "no fine-tuning"
+    epochs = "an epoch" if report.epochs == 1 else f"{report.epochs} epochs"
+    return f"{epochs} of fine-tuning for every plan" if report.epochs else "no fine-tuning"
 
 
 def _spread(found: Summary) -> str:

@@ -72,13 +72,15 @@ class Anova:
 
 @dataclass(frozen=True)
 class Line:
-    """y = intercept + slope · x by least squares; ``interval`` is the slope's (None for two points)."""
+    """y = intercept + slope · x by least squares; the slope's p and ``interval`` are None for two points, which always
+    lie on a line.
+    """
 
     n: int
     slope: float
     intercept: float
     r_squared: float
-    p: float
+    p: float | None = None
     interval: tuple[float, float] | None = None
 
 
@@ -158,12 +160,13 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line | None:
         return None
     found = stats.linregress(x, y)
     free = len(x) - 2
-    interval = None
+    p = interval = None
     if free > 0:
+        p = float(found.pvalue)
         half = float(stats.t.ppf(0.5 + LEVEL / 2, free) * found.stderr)
         interval = (float(found.slope) - half, float(found.slope) + half)
     r_squared = float(found.rvalue) ** 2
-    return Line(len(x), float(found.slope), float(found.intercept), r_squared, float(found.pvalue), interval)
+    return Line(len(x), float(found.slope), float(found.intercept), r_squared, p, interval)
 
 
 def power_law(sizes: Sequence[float], times: Sequence[float]) -> PowerLaw | None:

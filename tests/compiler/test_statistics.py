@@ -112,7 +112,7 @@ def test_a_line_is_found_again_with_its_interval() -> None:
     half = 4.302653 * theirs.stderr  # t(0.975, 2)
     assert found.interval == pytest.approx((theirs.slope - half, theirs.slope + half), rel=1e-6)
     exact = line([1.0, 2.0], [3.0, 5.0])
-    assert exact is not None and (exact.slope, exact.intercept, exact.interval) == (2.0, 1.0, None)
+    assert exact is not None and (exact.slope, exact.intercept, exact.p, exact.interval) == (2.0, 1.0, None, None)
     assert line([0.5, 0.5], [0.1, 0.9]) is None
     assert line([0.1, 0.2, 0.4], [0.9, 0.9, 0.9]) is None, "nothing of it would be finite"
 
