@@ -188,7 +188,7 @@ def test_the_page_says_what_each_figure_is(done: Done) -> None:
     for part in (
         "*search* (50 images) chose the plan, *audit* (70 other images of that split) and *test* (120 images, read",
         "an epoch of fine-tuning for every plan",
-        "| method | evaluations | to best | search | audit | audit, tuned | test | MACs | p50, measured |",
+        "| method | evals | to best | search | audit | audit, tuned | test | MACs | p50, measured |",
         "uniform against random, audit before fine-tuning:",
         "ANOVA between methods, audit after fine-tuning:",
         "for each tenth of the MACs removed",
