@@ -46,7 +46,7 @@ OWNERS = {
     "sb3_contrib": {"agents/"},
     "gymnasium": {"agents/"},
     "sklearn": {"agents/surrogate.py"},
-    "threadpoolctl": {"agents/vector.py"},
+    "threadpoolctl": {"agents/"},
     "jinja2": {"compiler/page.py"},
     "markupsafe": {"compiler/page.py"},
     "matplotlib": {"compiler/page.py", "compiler/comparison_plots.py"},

@@ -10,7 +10,7 @@ from stable_baselines3 import A2C
 
 from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
-from edgeprune.agents.vector import Lessons, PlanVec, clone, train
+from edgeprune.agents.vector import Lessons, PlanVec, clone, drawn, train
 from edgeprune.groups import Widths
 
 
@@ -19,7 +19,7 @@ class A2c(Agent):
     """Stable-Baselines3's A2C, one update from each round of 4 whole episodes.
 
     It knows no masks: the environment projects an illegal action to the nearest legal one. That projection is part of
-    the dynamics, so the gradient rightly goes to the action the policy drew.
+    the dynamics, so the gradient rightly goes to the action the policy drew. ``imagined`` and ``boldness`` as for PPO.
     """
 
     name: ClassVar[str] = "a2c"
@@ -27,9 +27,11 @@ class A2c(Agent):
     learning_rate: float = 1.5e-3
     entropy: float = 0.01
     changes: float = 2.5
+    imagined: int = 4
+    boldness: float = 0.5
 
     def __post_init__(self) -> None:
-        at_least(self, learning_rate=0, entropy=0, changes=0)
+        at_least(self, learning_rate=0, entropy=0, changes=0, imagined=0, boldness=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""
@@ -43,4 +45,4 @@ class A2c(Agent):
         def teach(model: A2C, lessons: Lessons) -> None:
             clone(model.policy, model.policy.evaluate_actions, lessons, self.changes)
 
-        train(env, seed, start, make, teach)
+        train(env, seed, start, make, teach, drawn, self.imagined, self.boldness)

@@ -22,9 +22,11 @@ class Dqn(Agent):
     """Stable-Baselines3's DQN with returns over whole episodes, since the reward is at the end.
 
     Exploration falls from ``explore_first`` to ``changes`` random steps an episode over the first ``explore_share`` of
-    the evaluations, and begins there after a warm start. Start plans fill the replay memory first, and ``lessons``
-    updates imitate them with a ``margin`` of reward (Hester et al., "Deep Q-learning from demonstrations", AAAI 2018).
-    ``updates`` follow each round of 4 episodes.
+    the evaluations (of what is imagined before the first of them), and begins there after a warm start. Start plans
+    fill the replay memory first, and ``lessons`` updates imitate them with a ``margin`` of reward (Hester et al., "Deep
+    Q-learning from demonstrations", AAAI 2018).
+    ``updates`` follow each round of 4 episodes. ``imagined`` and ``boldness`` as for PPO; the replay memory holds
+    ``memory`` steps, few enough that what an older surrogate expected is soon forgotten.
     """
 
     name: ClassVar[str] = "dqn"
@@ -37,25 +39,32 @@ class Dqn(Agent):
     explore_share: float = 0.6
     changes: float = 1.5
     margin: float = 1.0
+    memory: int = 20_000
+    imagined: int = 4
+    boldness: float = 0.5
 
     def __post_init__(self) -> None:
-        at_least(self, learning_rate=0, batch_size=1, updates=1, lessons=0, explore_first=0, explore_share=0, changes=0)
+        at_least(self, learning_rate=0, batch_size=1, updates=1, lessons=0, explore_first=0, explore_share=0, changes=0,
+                 memory=ENVS, imagined=0, boldness=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Fill the replay memory with the start plans, then learn from all that was seen."""
         last = min(self.changes / env.steps, 0.5)
+        first = last if start else self.explore_first
 
         def make(vector: PlanVec, seed: int) -> DQN:
-            return _LegalDQN(
+            model = _LegalDQN(
                 "MlpPolicy", vector, learning_rate=self.learning_rate, gamma=1.0, n_steps=env.steps,
-                batch_size=self.batch_size, buffer_size=100_000, learning_starts=0, train_freq=env.steps,
+                batch_size=self.batch_size, buffer_size=self.memory, learning_starts=0, train_freq=env.steps,
                 gradient_steps=self.updates, target_update_interval=ENVS * env.steps,
-                exploration_fraction=self.explore_share / REPEATS,
-                exploration_initial_eps=last if start else self.explore_first, exploration_final_eps=last,
+                exploration_fraction=self.explore_share / (1 if self.imagined else REPEATS),
+                exploration_initial_eps=first, exploration_final_eps=last,
                 policy_kwargs={"net_arch": [64, 64]}, seed=seed, device="cpu",
             )
+            model.exploration_rate = first  # it is asked for plans before it learns, and that is 0 until then
+            return model
 
-        train(env, seed, start, make, self._teach)
+        train(env, seed, start, make, self._teach, _LegalDQN.choose, self.imagined, self.boldness)
 
     def _teach(self, model: DQN, lessons: Lessons) -> None:
         """Add every lesson to the replay memory, in rows of ENVS episodes, and learn from them."""
@@ -101,7 +110,11 @@ class _LegalDQN(DQN):
                 deterministic: bool = False) -> tuple[NDArray[np.int64], tuple[NDArray[Any], ...] | None]:
         """Return the ε-greedy legal actions."""
         assert self.env is not None  # set up with the model
-        masks = np.stack(self.env.env_method("action_masks"))
+        return self.choose(observation, np.stack(self.env.env_method("action_masks")), deterministic), state
+
+    def choose(self, observation: NDArray[np.float32] | dict[str, NDArray[np.float32]], masks: NDArray[np.bool_],
+               deterministic: bool = False) -> NDArray[np.int64]:
+        """Return the ε-greedy actions among those that ``masks`` allows."""
         with torch.no_grad():
             values = self.q_net(self.policy.obs_to_tensor(observation)[0]).numpy()
         actions = np.where(masks, values, -np.inf).argmax(axis=1)
@@ -109,4 +122,4 @@ class _LegalDQN(DQN):
             for i, mask in enumerate(masks):
                 if np.random.rand() < self.exploration_rate:
                     actions[i] = np.random.choice(np.flatnonzero(mask))
-        return actions, state
+        return np.asarray(actions, np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgeprune.agents.space import Space
@@ -43,3 +45,26 @@ def settle(space: Space, plan: Widths, rng: np.random.Generator, low: float) -> 
                 break
             choices = wider
     return space.canonical(space.complete(choices, full))
+
+
+def breed(
+    space: Space, elite: Sequence[Widths], rng: np.random.Generator, crossover: float = 0.5, changes: float = 2.0,
+    low: float = 0.97,
+) -> Widths:
+    """Return a child of plans that score well, ``elite`` being best first.
+
+    Parents are the better of two drawn; a child takes each group from either (with the chance ``crossover``, else all
+    from one), moves ``changes`` groups on average by a rung or two, and is settled into [``low``, 1] of the ceiling.
+    """
+
+    def parent() -> Widths:
+        return space.choices(elite[int(rng.integers(len(elite), size=2).min())])
+
+    one, other = parent(), parent()
+    mixed = rng.random() < crossover
+    choices = [b if mixed and rng.random() < 0.5 else a for a, b in zip(one, other, strict=True)]
+    for at, options in enumerate(space.options):
+        if rng.random() < changes / len(space.free):
+            moved = options.index(choices[at]) + int(rng.choice([-2, -1, 1, 2]))
+            choices[at] = options[min(max(moved, 0), len(options) - 1)]
+    return settle(space, space.complete(choices, space.full()), rng, low)

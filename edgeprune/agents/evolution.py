@@ -9,9 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from edgeprune.agents.base import Agent, at_least
-from edgeprune.agents.drawing import draw, settle
+from edgeprune.agents.drawing import breed, draw
 from edgeprune.agents.env import SparsityEnv
-from edgeprune.agents.space import Space
 from edgeprune.groups import Widths
 
 
@@ -56,21 +55,8 @@ class Evolution(Agent):
             elite = account.elite(self.parents)
             batch: list[Widths] = []
             while len(batch) < min(self.children, account.left) and stale < self.patience:
-                child = self._child(space, elite, rng)
+                child = breed(space, elite, rng, self.crossover, self.changes, self.low)
                 stale = stale + 1 if child in asked else 0
                 batch += [] if child in asked else [child]
                 asked.add(child)
             account.scores(batch)
-
-    def _child(self, space: Space, elite: Sequence[Widths], rng: np.random.Generator) -> Widths:
-        def parent() -> Widths:
-            return space.choices(elite[int(rng.integers(len(elite), size=2).min())])  # elite is best first
-
-        one, other = parent(), parent()
-        mixed = rng.random() < self.crossover
-        choices = [b if mixed and rng.random() < 0.5 else a for a, b in zip(one, other, strict=True)]
-        for at, options in enumerate(space.options):
-            if rng.random() < self.changes / len(space.free):
-                moved = options.index(choices[at]) + int(rng.choice([-2, -1, 1, 2]))
-                choices[at] = options[min(max(moved, 0), len(options) - 1)]
-        return settle(space, space.complete(choices, space.full()), rng, self.low)

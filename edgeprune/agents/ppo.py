@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 
 from edgeprune.agents.base import Agent, at_least
@@ -18,10 +20,13 @@ from edgeprune.groups import Widths
 
 @dataclass(frozen=True)
 class Ppo(Agent):
-    """sb3-contrib's MaskablePPO, tuned for tens to hundreds of episodes instead of the usual millions of steps.
+    """sb3-contrib's MaskablePPO, learning from ``imagined`` episodes on a surrogate for each true evaluation.
 
-    ``rounds`` × 4 episodes go into each update; ``changes`` is how many groups an episode of the freshly taught policy
-    is expected to treat differently from the start plan it imitates.
+    Those are rewarded with ``boldness`` deviations more than is expected. With ``imagined`` 0 it learns from true
+    evaluations alone, tens to hundreds of episodes instead of the usual millions of steps.
+
+    ``rounds`` × 4 episodes go into each update, four times as many where they are imagined; ``changes`` is how many
+    groups an episode of the freshly taught policy is expected to treat differently from the start plan it imitates.
     """
 
     name: ClassVar[str] = "ppo"
@@ -32,13 +37,15 @@ class Ppo(Agent):
     clip_range: float = 0.2
     entropy: float = 0.01
     changes: float = 2.5
+    imagined: int = 4
+    boldness: float = 0.5
 
     def __post_init__(self) -> None:
-        at_least(self, learning_rate=0, rounds=1, epochs=1, clip_range=0, entropy=0, changes=0)
+        at_least(self, learning_rate=0, rounds=1, epochs=1, clip_range=0, entropy=0, changes=0, imagined=0, boldness=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""
-        steps = self.rounds * env.steps
+        steps = self.rounds * env.steps * (4 if self.imagined else 1)
 
         def make(vector: PlanVec, seed: int) -> MaskablePPO:
             return MaskablePPO(
@@ -51,4 +58,7 @@ class Ppo(Agent):
             evaluate = partial(model.policy.evaluate_actions, action_masks=torch.from_numpy(lessons.masks))
             clone(model.policy, evaluate, lessons, self.changes)
 
-        train(env, seed, start, make, teach)
+        def play(model: MaskablePPO, seen: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+            return model.predict(seen, action_masks=masks, deterministic=False)[0]
+
+        train(env, seed, start, make, teach, play, self.imagined, self.boldness)

@@ -18,9 +18,12 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from threadpoolctl import threadpool_limits
 
 from edgeprune.agents.base import Account
 from edgeprune.agents.env import ACTIONS, SparsityEnv
+from edgeprune.agents.imagined import BATCH, Imagined, Play, promising, proposals
+from edgeprune.agents.surrogate import Surrogate
 from edgeprune.groups import Widths
 
 Likelihood = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -96,11 +99,13 @@ class Lessons:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Give the block one torch thread and leave the caller's random states as they were."""
+    """Give the block one thread, of torch's and of linear algebra, and leave the caller's random states as they were.
+    """
     threads, states = torch.get_num_threads(), (random.getstate(), np.random.get_state(), torch.get_rng_state())
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(threads)
         random.setstate(states[0])
@@ -108,26 +113,74 @@ def isolated() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+def drawn(model: BaseAlgorithm, seen: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return actions of a policy that knows no masks, chance included; the environment projects the illegal ones."""
+    return model.predict(seen, deterministic=False)[0]
+
+
 def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
-          teach: Callable[[Any, Lessons], None]) -> None:
+          teach: Callable[[Any, Lessons], None], play: Play, imagined: int, boldness: float) -> None:
     """Score the start plans, build a model, teach it those plans, and let it learn until the allowance is spent.
 
-    A policy that settles before that is replaced by a fresh one that was taught the best plans so far, as often as this
-    finds anything new. Rewards are relative to the best plan taught.
+    The model plays ``imagined`` episodes on a surrogate for each true evaluation, its rewards being what that expects
+    of a plan and ``boldness`` deviations more; then the most promising of its policy's plans and their kin are
+    evaluated, in batches of BATCH, and the surrogate learns from them. With ``imagined`` 0 every episode ends in a true
+    evaluation.
+
+    A policy that proposes nothing new is replaced by a fresh one that was taught the best plans so far. Rewards are
+    relative to the best plan taught.
     """
     account = env.account
     account.scores(start)
-    elite, before = list(start), -1
     with isolated():
-        while account.left and account.spent > before:
-            before = account.spent
-            reference = max((account.evaluator.known[plan] for plan in elite), default=env.reference)
-            model = make(PlanVec(env, reference), seed)
-            model.set_logger(Logger(folder=None, output_formats=[]))
-            if elite:
-                teach(model, Lessons.take(env.twin(account, reference), elite))
-            model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
-            elite, seed = account.elite(ELITE), seed + 1
+        if imagined:
+            _by_surrogate(env, seed, start, make, teach, play, imagined, boldness)
+        else:
+            _by_truth(env, seed, start, make, teach)
+
+
+def _taught(env: SparsityEnv, account: Account, seed: int, elite: Sequence[Widths],
+            make: Callable[[PlanVec, int], BaseAlgorithm], teach: Callable[[Any, Lessons], None]) -> BaseAlgorithm:
+    """Return a fresh model over ``account`` that was taught the elite."""
+    reference = max((account.evaluator.known[plan] for plan in elite), default=env.reference)
+    twin = env.twin(account, reference)
+    model = make(PlanVec(twin, reference), seed)
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    if elite:
+        teach(model, Lessons.take(twin, elite))
+    return model
+
+
+def _by_truth(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
+              teach: Callable[[Any, Lessons], None]) -> None:
+    account = env.account
+    elite, before = list(start), -1
+    while account.left and account.spent > before:
+        before = account.spent
+        model = _taught(env, account, seed, elite, make, teach)
+        model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
+        elite, seed = account.elite(ELITE), seed + 1
+
+
+def _by_surrogate(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
+                  teach: Callable[[Any, Lessons], None], play: Play, imagined: int, boldness: float) -> None:
+    account, surrogate = env.account, Surrogate(env.space)
+    dream = Imagined(account, surrogate, boldness)
+    known = account.evaluator.known
+    model, stale, rng = _taught(env, dream, seed, list(start), make, teach), 0, np.random.default_rng(seed)
+    while account.left and stale < PATIENCE:
+        surrogate.fit(known)
+        dream.forget()
+        if surrogate.ready:
+            model.learn(imagined * BATCH * env.steps, reset_num_timesteps=False)
+            new = promising(dream, proposals(model, env, play), rng, min(BATCH, account.left))
+        else:
+            new = [plan for plan in proposals(model, env, play) if plan not in known][: min(BATCH, account.left)]
+        account.scores(new)
+        stale = 0 if new else stale + 1
+        if not new:
+            seed += 1
+            model = _taught(env, dream, seed, account.elite(ELITE), make, teach)
 
 
 class _WhileAllowed(BaseCallback):

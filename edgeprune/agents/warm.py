@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from edgeprune import find
 from edgeprune.agents.base import Agent, Asked, Trace
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.table import table_evaluations
 
 BASELINES = ("uniform", "random", "greedy", "knapsack")
 """In the order in which they run; greedy and knapsack share one sensitivity table."""
+TABLED = ("greedy", "knapsack")
+TABLE_SHARE = 1 / 3
+"""Of a search: where the table takes more, its plans are not worth what it leaves for the agent."""
 
 
 def search(
@@ -17,16 +21,17 @@ def search(
 ) -> tuple[list[Trace], Trace]:
     """Spend what is left of the evaluator's limit on the baselines that start a learning agent, then on the agent.
 
-    One that does not learn has uniform beside it alone, for comparison. Without ``warm`` the agent has all of it to
+    Greedy and knapsack are left out where their table would take more than TABLE_SHARE of the search. An agent that
+    does not learn has uniform beside it alone, for comparison. Without ``warm`` the agent has all of it to
     itself and starts from nothing. ``note`` is told each trace as it ends. Returns the baselines' traces and the
     agent's.
     """
-    limit = env.evaluator.limit
+    limit, table = env.evaluator.limit, table_evaluations(env.space)
     others: Sequence[str] = () if not warm else BASELINES if agent.learns else BASELINES[:1]
     baselines: list[Trace] = []
     for name in others:
         left = env.evaluator.left
-        if name == agent.name or left <= 1:
+        if name == agent.name or left <= 1 or (agent.learns and name in TABLED and table > limit * TABLE_SHARE):
             continue
         found = find.find("agents", name)().search(env, allowance(name, limit, left), seed)
         note(found)

@@ -20,8 +20,8 @@ def agent(name: str) -> Agent:
     return find.find("agents", name)()
 
 
-def test_the_eight_are_found() -> None:
-    assert NAMES == ["a2c", "dqn", "evolution", "greedy", "knapsack", "ppo", "random", "uniform"]
+def test_the_nine_are_found() -> None:
+    assert NAMES == ["a2c", "bayesian", "dqn", "evolution", "greedy", "knapsack", "ppo", "random", "uniform"]
     assert {name for name in NAMES if agent(name).learns} == {"a2c", "dqn", "ppo"}
 
 
@@ -32,7 +32,7 @@ def test_the_same_seed_gives_the_same_trace(name: str) -> None:
     assert first.searcher == name
 
 
-@pytest.mark.parametrize("name", ["random", "evolution", "ppo", "a2c", "dqn"])
+@pytest.mark.parametrize("name", ["random", "evolution", "bayesian", "ppo", "a2c", "dqn"])
 def test_another_seed_gives_another_trace(name: str) -> None:
     assert agent(name).search(toy_env(SPACE)[0], 12, 1).asked != agent(name).search(toy_env(SPACE)[0], 12, 2).asked
 
@@ -83,9 +83,10 @@ def test_learning_leaves_no_trace_in_the_process(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "dqn"])
 def test_plans_that_finish_together_are_evaluated_together(name: str) -> None:
-    env, scorer = toy_env(SPACE)
-    agent(name).search(env, 20, 0)
-    assert len(scorer.batches[0]) == 4 and max(map(len, scorer.batches)) <= 4
+    for imagined, together in ((0, 4), (4, 8)):
+        env, scorer = toy_env(SPACE)
+        find.find("agents", name)(imagined=imagined).search(env, 24, 0)
+        assert len(scorer.batches[0]) == together == max(map(len, scorer.batches))
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "dqn"])

@@ -11,7 +11,7 @@ from edgeprune.agents.base import Trace
 from edgeprune.agents.env import SparsityEnv
 
 SPACE = toy_space(0.5)
-EVALUATIONS = 150
+EVALUATIONS = 96
 LEARNERS = ["ppo", "a2c", "dqn"]
 
 
@@ -31,7 +31,7 @@ def test_from_nothing_it_beats_uniform_and_gets_better_as_it_goes(name: str) -> 
     assert trace.spent == EVALUATIONS
     assert trace.best.score - uniform > 0.7 * (optimum() - uniform)
     scores = [asked.score for asked in trace.asked]
-    assert np.mean(scores[-40:]) > np.mean(scores[:40])
+    assert np.mean(scores[-32:]) > np.mean(scores[:32])
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -53,3 +53,12 @@ def test_a_taught_policy_starts_near_its_lesson_but_not_on_it(name: str) -> None
     taught = [asked.score for asked in trace.asked[1:]]
     assert np.mean(taught) > np.mean([asked.score for asked in cold.asked])
     assert trace.spent == 12  # it explored: all plans but the lesson are new
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_imagined_episodes_are_worth_their_while(name: str) -> None:
+    agents = [find.find("agents", name)(imagined=imagined) for imagined in (0, 4)]
+    plain, imagining = (agent.search(toy_env(SPACE)[0], 64, 0) for agent in agents)
+    means = [np.mean([asked.score for asked in trace.asked[32:]]) for trace in (plain, imagining)]
+    assert means[0] < means[1] and plain.best.score <= imagining.best.score
+    assert optimum() - imagining.best.score < 0.05

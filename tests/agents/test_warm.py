@@ -1,0 +1,32 @@
+"""Who starts a learning agent, at whose cost."""
+
+from toy_spaces import toy_env, toy_space
+
+from edgeprune import find
+from edgeprune.agents import warm
+from edgeprune.agents.table import table_evaluations
+
+SPACE = toy_space(0.5)
+
+
+def names(agent: str, limit: int, **options: bool) -> list[str]:
+    env, scorer = toy_env(SPACE, limit=limit)
+    found, trace = warm.search(find.find("agents", agent)(), env, 0, **options)
+    assert sum(map(len, scorer.batches)) == sum(one.spent for one in [*found, trace]) <= limit
+    return [one.searcher for one in [*found, trace]]
+
+
+def test_all_baselines_start_an_agent_that_learns() -> None:
+    assert names("a2c", 60) == ["uniform", "random", "greedy", "knapsack", "a2c"]
+
+
+def test_a_table_that_would_take_the_search_is_left_out() -> None:
+    table = table_evaluations(SPACE)
+    assert names("a2c", 3 * table) == ["uniform", "random", "greedy", "knapsack", "a2c"]
+    assert names("a2c", 3 * table - 1) == ["uniform", "random", "a2c"]
+
+
+def test_a_baseline_has_uniform_beside_it_and_a_cold_agent_nobody() -> None:
+    assert names("greedy", 60) == ["uniform", "greedy"]
+    assert names("uniform", 60) == ["uniform"]
+    assert names("a2c", 60, warm=False) == ["a2c"]
