@@ -8,19 +8,24 @@ from typing import ClassVar
 
 from edgeprune.agents.base import Agent
 from edgeprune.agents.env import SparsityEnv
-from edgeprune.agents.table import evaluate_first, sensitivity
+from edgeprune.agents.table import climb, evaluate_first, sensitivity
 from edgeprune.groups import Widths
 
 
 @dataclass(frozen=True)
 class Greedy(Agent):
-    """Two or three evaluations a group for the table, then the plan it leads to and ``variants`` near ones."""
+    """Two or three evaluations a group for the table, then the plan it leads to and ``variants`` near ones; with
+    ``climbing``, what is left goes on from the best of them by true scores.
+    """
 
     name: ClassVar[str] = "greedy"
     variants: int = 4
+    climbing: bool = True
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Measure the table, descend along it, and evaluate what comes out and its most promising neighbours."""
         table = sensitivity(env.account)
         plan = table.descend(env.space.full())
         evaluate_first(env.account, [plan, *table.neighbours(plan)[: self.variants]])
+        if self.climbing:
+            climb(env.account, table)

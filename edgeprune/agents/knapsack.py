@@ -17,7 +17,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from edgeprune.agents.base import Agent
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
-from edgeprune.agents.table import Table, evaluate_first, sensitivity
+from edgeprune.agents.table import Table, climb, evaluate_first, sensitivity
 from edgeprune.groups import DROP, Widths
 
 _GAP = 1e-3
@@ -29,11 +29,13 @@ class Knapsack(Agent):
 
     Cost is not a sum over groups (two neighbours' cuts multiply), so it is linearised around a plan, solved, and
     linearised again around the answer, ``rounds`` times; each answer is tightened along the table until its true cost
-    fits. All distinct answers are evaluated, the best predicted first.
+    fits. All distinct answers are evaluated, the best predicted first; with ``climbing``, what is left goes on from the
+    best of them by true scores.
     """
 
     name: ClassVar[str] = "knapsack"
     rounds: int = 6
+    climbing: bool = True
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Measure the table, solve, evaluate."""
@@ -50,6 +52,8 @@ class Knapsack(Agent):
             found[around] = None
         found = found or {around: None}
         evaluate_first(env.account, sorted(found, key=lambda plan: (table.loss(plan), plan)))
+        if self.climbing:
+            climb(env.account, table)
 
 
 def solve(table: Table, around: Widths) -> Widths | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, Widths
 
 _FRACTIONS = (0.5, 0.25)
+_BATCH, _ELITE = 8, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,3 +140,18 @@ def evaluate_first(account: Account, plans: Sequence[Widths]) -> None:
     affordable = account.affordable(plans)
     if affordable:
         account.scores(affordable)
+
+
+def climb(account: Account, table: Table) -> None:
+    """Spend what is left on neighbours of the best plan so far, those of least predicted loss first, eight at a time.
+
+    Where one is better, its neighbours are next; where all are known, those of the next best plan are.
+    """
+    asked: set[Widths] = set()
+    while account.left:
+        near = (plan for best in account.elite(_ELITE) for plan in table.neighbours(best))
+        batch = list(islice((plan for plan in dict.fromkeys(near) if plan not in asked), min(_BATCH, account.left)))
+        if not batch:
+            return
+        account.scores(batch)
+        asked.update(batch)

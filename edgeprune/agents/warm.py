@@ -33,7 +33,9 @@ def search(
         left = env.evaluator.left
         if name == agent.name or left <= 1 or (agent.learns and name in TABLED and table > limit * TABLE_SHARE):
             continue
-        found = find.find("agents", name)().search(env, allowance(name, limit, left), seed)
+        # What they would climb with is the agent's.
+        options = {"climbing": False} if agent.learns and name in TABLED else {}
+        found = find.find("agents", name)(**options).search(env, allowance(name, limit, left), seed)
         note(found)
         baselines.append(found)
     start = started_from(baselines)

@@ -116,6 +116,16 @@ def test_a_table_finds_the_optimum_where_losses_add_up(name: str, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["greedy", "knapsack"])
+def test_what_the_table_leaves_is_spent_on_climbing_by_true_scores(name: str) -> None:
+    still, climbing = (
+        find.find("agents", name)(climbing=climbing).search(toy_env(SPACE)[0], 90, 0) for climbing in (False, True)
+    )
+    assert still.spent < 40 < climbing.spent <= 90
+    assert still.best.score < climbing.best.score
+    assert climbing.asked[: still.spent] == still.asked
+
+
+@pytest.mark.parametrize("name", ["greedy", "knapsack"])
 def test_the_table_breaks_the_ceiling_but_the_best_does_not(name: str) -> None:
     trace = run(name, SPACE, 60)
     assert any(asked.share > 1.0 for asked in trace.asked)
@@ -125,8 +135,8 @@ def test_the_table_breaks_the_ceiling_but_the_best_does_not(name: str) -> None:
 @pytest.mark.parametrize("name", ["greedy", "knapsack"])
 def test_both_share_one_table(name: str) -> None:
     env, _ = toy_env(SPACE)
-    first = find.find("agents", "greedy" if name == "knapsack" else "knapsack")().search(env, 60, 0)
-    second = find.find("agents", name)().search(env, 60, 0)
+    other = "greedy" if name == "knapsack" else "knapsack"
+    first, second = (find.find("agents", one)(climbing=False).search(env, 60, 0) for one in (other, name))
     assert second.spent < first.spent / 2
 
 
