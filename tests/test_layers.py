@@ -7,7 +7,7 @@ from networks import SHAPE, TOYS, toy
 from torch import nn
 
 from edgeprune import layers, surgery
-from edgeprune.agents.env import actions_of
+from edgeprune.agents.actions import actions_of
 from edgeprune.groups import FRACTIONS, uniform
 from edgeprune.layers import EIGHTHS
 from edgeprune.masks import filter_of

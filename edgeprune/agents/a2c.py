@@ -19,7 +19,8 @@ class A2c(Agent):
     """Stable-Baselines3's A2C, one update from each round of 4 whole episodes.
 
     It knows no masks: the environment projects an illegal action to the nearest legal one. That projection is part of
-    the dynamics, so the gradient rightly goes to the action the policy drew. ``imagined`` and ``boldness`` as for PPO.
+    the dynamics, so the gradient rightly goes to the action the policy drew. ``imagined``, ``boldness`` and
+    ``episodes`` as for PPO.
     """
 
     name: ClassVar[str] = "a2c"
@@ -29,9 +30,10 @@ class A2c(Agent):
     changes: float = 2.5
     imagined: int = 4
     boldness: float = 0.5
+    episodes: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, learning_rate=0, entropy=0, changes=0, imagined=0, boldness=0)
+        at_least(self, learning_rate=0, entropy=0, changes=0, imagined=0, boldness=0, episodes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""
@@ -45,4 +47,4 @@ class A2c(Agent):
         def teach(model: A2C, lessons: Lessons) -> None:
             clone(model.policy, model.policy.evaluate_actions, lessons, self.changes)
 
-        train(env, seed, start, make, teach, drawn, self.imagined, self.boldness)
+        train(env, seed, start, make, teach, drawn, self.imagined, self.boldness, self.episodes)

@@ -22,7 +22,7 @@ from edgeprune.groups import Widths
 if TYPE_CHECKING:
     from edgeprune.agents.env import SparsityEnv
 
-__all__ = ["Account", "Agent", "Asked", "Evaluator", "OutOfEvaluations", "Space", "Trace", "at_least", "key"]
+__all__ = ["Account", "Agent", "Asked", "Evaluator", "Lesson", "OutOfEvaluations", "Space", "Trace", "at_least", "key"]
 
 
 class OutOfEvaluations(Exception):
@@ -101,11 +101,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """How far learning is: after ``evaluations`` true ones of its own, what ``episodes`` more were paid on average, and
+    the best true score so far. The pay of ``imagined`` episodes is what the surrogate expects, and no score.
+    """
+
+    evaluations: int
+    episodes: int
+    reward: float
+    best: float | None
+    imagined: bool
+
+
+@dataclass(frozen=True)
 class Trace:
     """What one search did.
 
     ``asked`` are its distinct plans in order, those others had paid for included; ``spent`` counts its own true
-    evaluations. ``best`` is the best feasible plan asked for (the first of equals), None if there is none.
+    evaluations. ``best`` is the best feasible plan asked for (the first of equals), None if there is none. ``curve`` is
+    a learning agent's, in order.
     """
 
     searcher: str
@@ -114,6 +128,7 @@ class Trace:
     best: Asked | None
     seconds: float = field(compare=False)
     evaluation_seconds: float = field(compare=False)
+    curve: tuple[Lesson, ...] = ()
 
     @property
     def overhead(self) -> float:
@@ -127,6 +142,7 @@ class Account:
     def __init__(self, space: Space, evaluator: Evaluator, searcher: str, allowance: int) -> None:
         self.space, self.evaluator, self.searcher, self.allowance = space, evaluator, searcher, allowance
         self.spent, self.evaluation_seconds = 0, 0.0
+        self.curve: list[Lesson] = []
         self._asked: dict[Widths, Asked] = {}
         self._started = time.perf_counter()
 
@@ -167,7 +183,15 @@ class Account:
         """Return what was done so far."""
         best = next((self._asked[widths] for widths in self.elite(1)), None)
         seconds = time.perf_counter() - self._started
-        return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, seconds, self.evaluation_seconds)
+        return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, seconds, self.evaluation_seconds,
+                     tuple(self.curve))  # fmt: skip
+
+    def learnt(self, rewards: Sequence[float], imagined: bool) -> None:
+        """Note what the episodes since the last note were paid."""
+        if rewards:
+            best = next((self._asked[widths].score for widths in self.elite(1)), None)
+            mean = math.fsum(rewards) / len(rewards)
+            self.curve.append(Lesson(self.spent, len(rewards), mean, best, imagined))
 
 
 def at_least(agent: Agent, **bounds: float) -> None:

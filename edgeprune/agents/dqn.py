@@ -25,8 +25,8 @@ class Dqn(Agent):
     the evaluations (of what is imagined before the first of them), and begins there after a warm start. Start plans
     fill the replay memory first, and ``lessons`` updates imitate them with a ``margin`` of reward (Hester et al., "Deep
     Q-learning from demonstrations", AAAI 2018).
-    ``updates`` follow each round of 4 episodes. ``imagined`` and ``boldness`` as for PPO; the replay memory holds
-    ``memory`` steps, few enough that what an older surrogate expected is soon forgotten.
+    ``updates`` follow each round of 4 episodes. ``imagined``, ``boldness`` and ``episodes`` as for PPO; the replay
+    memory holds ``memory`` steps, few enough that what an older surrogate expected is soon forgotten.
     """
 
     name: ClassVar[str] = "dqn"
@@ -42,10 +42,11 @@ class Dqn(Agent):
     memory: int = 20_000
     imagined: int = 4
     boldness: float = 0.5
+    episodes: int = 0
 
     def __post_init__(self) -> None:
         at_least(self, learning_rate=0, batch_size=1, updates=1, lessons=0, explore_first=0, explore_share=0, changes=0,
-                 memory=ENVS, imagined=0, boldness=0)
+                 memory=ENVS, imagined=0, boldness=0, episodes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Fill the replay memory with the start plans, then learn from all that was seen."""
@@ -64,7 +65,7 @@ class Dqn(Agent):
             model.exploration_rate = first  # it is asked for plans before it learns, and that is 0 until then
             return model
 
-        train(env, seed, start, make, self._teach, _LegalDQN.choose, self.imagined, self.boldness)
+        train(env, seed, start, make, self._teach, _LegalDQN.choose, self.imagined, self.boldness, self.episodes)
 
     def _teach(self, model: DQN, lessons: Lessons) -> None:
         """Add every lesson to the replay memory, in rows of ENVS episodes, and learn from them."""

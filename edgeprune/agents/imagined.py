@@ -48,7 +48,9 @@ class Imagined(Account):
         plans = [self.space.canonical(widths) for widths in batch]
         known = self.evaluator.known
         new = [plan for plan in dict.fromkeys(plans) if plan not in known and plan not in self._told]
-        if new:
+        if new and not self.surrogate.ready:  # a lesson beside the plans that were evaluated; what they are worth
+            self._told.update(dict.fromkeys(new, float(np.mean(list(known.values()) or [0.0]))))
+        elif new:
             mean, deviation = self.surrogate.predict(new)
             self._told.update(zip(new, (mean + self._boldness * deviation).tolist(), strict=True))
         return [known[plan] if plan in known else self._told[plan] for plan in plans]

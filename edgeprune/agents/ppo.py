@@ -23,7 +23,8 @@ class Ppo(Agent):
     """sb3-contrib's MaskablePPO, learning from ``imagined`` episodes on a surrogate for each true evaluation.
 
     Those are rewarded with ``boldness`` deviations more than is expected. With ``imagined`` 0 it learns from true
-    evaluations alone, tens to hundreds of episodes instead of the usual millions of steps.
+    evaluations alone, tens to hundreds of episodes instead of the usual millions of steps. ``episodes``, where it is
+    not 0, is how many are imagined in all, in place of ``imagined``: so many for each evaluation as give that number.
 
     ``rounds`` × 4 episodes go into each update, four times as many where they are imagined; ``changes`` is how many
     groups an episode of the freshly taught policy is expected to treat differently from the start plan it imitates.
@@ -39,9 +40,11 @@ class Ppo(Agent):
     changes: float = 2.5
     imagined: int = 4
     boldness: float = 0.5
+    episodes: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, learning_rate=0, rounds=1, epochs=1, clip_range=0, entropy=0, changes=0, imagined=0, boldness=0)
+        at_least(self, learning_rate=0, rounds=1, epochs=1, clip_range=0, entropy=0, changes=0, imagined=0, boldness=0,
+                 episodes=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Clone the start plans, then learn from whole episodes."""
@@ -61,4 +64,4 @@ class Ppo(Agent):
         def play(model: MaskablePPO, seen: NDArray[np.float32], masks: NDArray[np.bool_]) -> NDArray[np.int64]:
             return model.predict(seen, action_masks=masks, deterministic=False)[0]
 
-        train(env, seed, start, make, teach, play, self.imagined, self.boldness)
+        train(env, seed, start, make, teach, play, self.imagined, self.boldness, self.episodes)

@@ -12,6 +12,8 @@ from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP, CostModel, Widths, canonical
 
 _WORDS = {"macs": "MACs", "parameters": "parameters", "latency": "predicted latency", "energy": "predicted energy"}
+_REMEMBERED = 200_000
+"""Plans whose costs are kept: some hundred bytes each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +91,27 @@ class Space:
         """Return the one spelling of a plan: groups inside a dropped block stand at full width."""
         return canonical(self.cost.groups, widths)
 
+    def costs(self, widths: Sequence[int]) -> Mapping[str, float]:
+        """Return what the algebra says of a plan; thousands of episodes pass the same plans again and again."""
+        key = tuple(widths)
+        if key not in self._costs:
+            if len(self._costs) >= _REMEMBERED:
+                self._costs.clear()
+            self._costs[key] = self.cost.cost(key)
+        return self._costs[key]
+
+    @cached_property
+    def _costs(self) -> dict[Widths, Mapping[str, float]]:
+        return {}
+
     def share(self, widths: Sequence[int]) -> float:
         """Return the cost as a share of its ceiling, the largest over the ceilings; at most 1 is feasible."""
-        cost = self.cost.cost(widths)
+        cost = self.costs(widths)
         return max((cost[quantity] / limit for quantity, limit in self.limits.items()), default=0.0)
 
     def excess(self, widths: Sequence[int]) -> float:
         """Return by how much the ceilings are broken, as the sum of the shares above 1; 0 is feasible."""
-        cost = self.cost.cost(widths)
+        cost = self.costs(widths)
         return sum(max(0.0, cost[quantity] / limit - 1.0) for quantity, limit in self.limits.items())
 
     def skipped(self, choices: Sequence[int]) -> bool:

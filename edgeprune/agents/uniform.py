@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edgeprune.agents.base import Agent
-from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.budget import largest
 from edgeprune.groups import DROP, Widths, uniform
+
+if TYPE_CHECKING:
+    from edgeprune.agents.env import SparsityEnv  # whose action spaces begin at plans of this file
 
 _GRAIN = 1000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from threadpoolctl import threadpool_limits
 
 from edgeprune.agents.base import Account
-from edgeprune.agents.env import ACTIONS, SparsityEnv
+from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.imagined import BATCH, Imagined, Play, promising, proposals
-from edgeprune.agents.surrogate import Surrogate
+from edgeprune.agents.surrogate import LEAST, Surrogate
 from edgeprune.groups import Widths
 
 Likelihood = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -47,6 +48,7 @@ class PlanVec(DummyVecEnv):
     def __init__(self, env: SparsityEnv, reference: float) -> None:
         self._account = env.account
         self._twins = [env.twin(env.account, reference) for _ in range(ENVS)]
+        self._returns, self._running = list[float](), [0.0] * ENVS
         super().__init__([partial(_itself, twin) for twin in self._twins])
 
     def step_wait(self) -> VecEnvStepReturn:
@@ -55,7 +57,18 @@ class PlanVec(DummyVecEnv):
         finishing = [plan for plan in plans if plan is not None]
         if finishing:
             self._account.scores(finishing)
-        return super().step_wait()
+        found = super().step_wait()
+        for at, (reward, over) in enumerate(zip(found[1].tolist(), found[2].tolist(), strict=True)):
+            self._running[at] += reward
+            if over:
+                self._returns.append(self._running[at])
+                self._running[at] = 0.0
+        return found
+
+    def returns(self) -> list[float]:
+        """Return what each episode was paid that ended since this was last asked."""
+        ended, self._returns = self._returns, []
+        return ended
 
 
 def _itself(env: SparsityEnv) -> SparsityEnv:
@@ -73,13 +86,14 @@ class Lessons:
     steps: int
 
     def returns(self) -> torch.Tensor:
-        """Return each step's return: the reward its episode ends with."""
-        ends = torch.from_numpy(self.rewards.reshape(-1, self.steps).sum(axis=1))
-        return ends.repeat_interleave(self.steps)
+        """Return each step's return: what its episode is paid from there on."""
+        paid = self.rewards.reshape(-1, self.steps)[:, ::-1].cumsum(axis=1, dtype=np.float32)[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(paid).reshape(-1))
 
     def weights(self) -> torch.Tensor:
         """Return each step's weight: softmax over the episodes, where half a reward unit less counts e times less."""
-        return torch.softmax(self.returns() / _TEMPERATURE, 0)
+        whole = torch.from_numpy(self.rewards.reshape(-1, self.steps).sum(axis=1)).repeat_interleave(self.steps)
+        return torch.softmax(whole / _TEMPERATURE, 0)
 
     @staticmethod
     def take(env: SparsityEnv, plans: Sequence[Widths]) -> Lessons:
@@ -93,7 +107,7 @@ class Lessons:
                 masks.append(env.action_masks())
                 observation, reward, *_ = env.step(action)
                 rewards.append(reward)
-        return Lessons(np.array(observations), np.array(actions), np.array(masks, bool).reshape(-1, ACTIONS),
+        return Lessons(np.array(observations), np.array(actions), np.array(masks, bool).reshape(-1, env.actions.count),
                        np.array(rewards, np.float32), env.steps)
 
 
@@ -119,11 +133,14 @@ def drawn(model: BaseAlgorithm, seen: NDArray[np.float32], masks: NDArray[np.boo
 
 
 def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
-          teach: Callable[[Any, Lessons], None], play: Play, imagined: int, boldness: float) -> None:
+          teach: Callable[[Any, Lessons], None], play: Play, imagined: int, boldness: float, episodes: int = 0) -> None:
     """Score the start plans, build a model, teach it those plans, and let it learn until the allowance is spent.
 
+    Start plans that the action space does not lead to are scored too, and taught as the plans that it leads to instead.
+
     The model plays ``imagined`` episodes on a surrogate for each true evaluation, its rewards being what that expects
-    of a plan and ``boldness`` deviations more; then the most promising of its policy's plans and their kin are
+    of a plan and ``boldness`` deviations more; with ``episodes`` so many of them in all, however many evaluations there
+    are. Then the most promising of its policy's plans and their kin are
     evaluated, in batches of BATCH, and the surrogate learns from them. With ``imagined`` 0 every episode ends in a true
     evaluation.
 
@@ -132,6 +149,11 @@ def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[
     """
     account = env.account
     account.scores(start)
+    start = list(dict.fromkeys(map(env.reached, start)))
+    account.scores(start)
+    if episodes:
+        unlearnt = BATCH * math.ceil(max(0, LEAST - len(account.evaluator.known)) / BATCH)
+        imagined = math.ceil(episodes / max(BATCH, account.left - unlearnt))
     with isolated():
         if imagined:
             _by_surrogate(env, seed, start, make, teach, play, imagined, boldness)
@@ -140,15 +162,17 @@ def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[
 
 
 def _taught(env: SparsityEnv, account: Account, seed: int, elite: Sequence[Widths],
-            make: Callable[[PlanVec, int], BaseAlgorithm], teach: Callable[[Any, Lessons], None]) -> BaseAlgorithm:
-    """Return a fresh model over ``account`` that was taught the elite."""
-    reference = max((account.evaluator.known[plan] for plan in elite), default=env.reference)
+            make: Callable[[PlanVec, int], BaseAlgorithm], teach: Callable[[Any, Lessons], None]
+            ) -> tuple[BaseAlgorithm, PlanVec]:
+    """Return a fresh model over ``account`` that was taught the elite, and its environments."""
+    reference = max((env.value(plan, account.evaluator.known[plan]) for plan in elite), default=env.reference)
     twin = env.twin(account, reference)
-    model = make(PlanVec(twin, reference), seed)
+    vector = PlanVec(twin, reference)
+    model = make(vector, seed)
     model.set_logger(Logger(folder=None, output_formats=[]))
     if elite:
         teach(model, Lessons.take(twin, elite))
-    return model
+    return model, vector
 
 
 def _by_truth(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[PlanVec, int], BaseAlgorithm],
@@ -157,8 +181,8 @@ def _by_truth(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callab
     elite, before = list(start), -1
     while account.left and account.spent > before:
         before = account.spent
-        model = _taught(env, account, seed, elite, make, teach)
-        model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps))
+        model, vector = _taught(env, account, seed, elite, make, teach)
+        model.learn(REPEATS * account.left * env.steps, callback=_WhileAllowed(account, env.steps, vector))
         elite, seed = account.elite(ELITE), seed + 1
 
 
@@ -167,12 +191,14 @@ def _by_surrogate(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Ca
     account, surrogate = env.account, Surrogate(env.space)
     dream = Imagined(account, surrogate, boldness)
     known = account.evaluator.known
-    model, stale, rng = _taught(env, dream, seed, list(start), make, teach), 0, np.random.default_rng(seed)
+    stale, rng = 0, np.random.default_rng(seed)
+    model, vector = _taught(env, dream, seed, list(start), make, teach)
     while account.left and stale < PATIENCE:
         surrogate.fit(known)
         dream.forget()
         if surrogate.ready:
             model.learn(imagined * BATCH * env.steps, reset_num_timesteps=False)
+            account.learnt(vector.returns(), True)
             new = promising(dream, proposals(model, env, play), rng, min(BATCH, account.left))
         else:
             new = [plan for plan in proposals(model, env, play) if plan not in known][: min(BATCH, account.left)]
@@ -180,18 +206,19 @@ def _by_surrogate(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Ca
         stale = 0 if new else stale + 1
         if not new:
             seed += 1
-            model = _taught(env, dream, seed, account.elite(ELITE), make, teach)
+            model, vector = _taught(env, dream, seed, account.elite(ELITE), make, teach)
 
 
 class _WhileAllowed(BaseCallback):
     """Ends learning with the last evaluation, or when no plan was new for ``PATIENCE`` rounds of ``steps`` steps."""
 
-    def __init__(self, account: Account, steps: int) -> None:
+    def __init__(self, account: Account, steps: int, vector: PlanVec) -> None:
         super().__init__()
-        self._account, self._patience = account, PATIENCE * steps
+        self._account, self._patience, self._vector = account, PATIENCE * steps, vector
         self._spent, self._stale = account.spent, 0
 
     def _on_step(self) -> bool:
+        self._account.learnt(self._vector.returns(), False)
         self._stale = self._stale + 1 if self._account.spent == self._spent else 0
         self._spent = self._account.spent
         return self._account.left > 0 and self._stale <= self._patience

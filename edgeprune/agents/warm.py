@@ -39,7 +39,7 @@ def search(
         note(found)
         baselines.append(found)
     start = started_from(baselines)
-    env = SparsityEnv(env.space, env.evaluator, reference=start[0].score if start else env.reference)
+    env = env.twin(env.account, env.value(start[0].widths, start[0].score) if start else env.reference)
     found = agent.search(env, env.evaluator.left, seed, [one.widths for one in start])
     note(found)
     return baselines, found

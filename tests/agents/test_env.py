@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_spaces import toy_env, toy_score, toy_space
 
-from edgeprune.agents.env import ACTIONS, SparsityEnv, actions_of
+from edgeprune.agents.actions import actions_of
+from edgeprune.agents.env import SparsityEnv
 from edgeprune.groups import DROP, FRACTIONS, ladder
 
 SPACE = toy_space(0.5)
+ACTIONS = len(FRACTIONS) + 1
 
 
 def play(env: SparsityEnv, actions: list[int]) -> tuple[list[np.ndarray], float, dict]:
