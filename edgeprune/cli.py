@@ -230,6 +230,10 @@ def main() -> None:
     _option("Budget", "--require-measured", is_flag=True, help="Do not call a budget met on an estimate."),
     _option("Search", "--agent", metavar="AGENT", help=f"Who looks for the plan: {', '.join(find.names('agents'))}. "
             "Default: ppo, started from the best baseline."),
+    _option("Search", "--preset", metavar="PRESET",
+            help="A published system, its formulas repaired: akperl, driving or depgraphrl; akperl-paper and so on as "
+            "printed, with a warning. Sets agent, actions, observation, reward and criterion; what --agent and --set "
+            "say wins. See `edgeprune list presets`."),
     _option("Search", "--evaluations", type=click.IntRange(1), metavar="N",
             help="True evaluations of the search. Default: by --effort."),
     _option("Search", "--epochs", type=click.IntRange(0), metavar="N",
@@ -271,6 +275,7 @@ def compile_(
       edgeprune compile r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --out build/r20
       edgeprune compile r18.pth --arch torchvision:resnet18 --data images/ --max-latency 0.5x
       edgeprune compile --arch timm:mobilenetv3_small_100 --max-macs 0.6x --agent uniform
+      edgeprune compile r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --preset akperl --max-macs 0.5x
       edgeprune compile r20.safetensors --config edgeprune.toml --set finetune.lr=0.01 --json
     """
     _refuse_code_from_config(ctx)
@@ -497,7 +502,9 @@ def verify_(ctx: click.Context, /, directory: Path, as_json: bool, quiet: bool) 
 
 
 @main.command("list")
-@click.argument("what", type=click.Choice(["passes", "agents", "backends", "boards", "criteria", "tasks", "schema"]))
+@click.argument("what", type=click.Choice([
+    "passes", "agents", "backends", "boards", "criteria", "tasks", "presets", "schema"
+]))
 def list_(what: str) -> None:
     """Show what there is: one line each, or the JSON schema of report.json."""
     if what == "schema":

@@ -174,8 +174,32 @@ class Evaluation(_Data):
     score: float
 
 
+class LearningRow(_Data):
+    """How far an agent's learning was: ``mean_reward`` is what so many episodes were paid, and where those were
+    imagined it is a surrogate's expectation, never a score; ``best`` is the best true score so far.
+    """
+
+    searcher: str
+    reward: str
+    target: float
+    evaluations: int = Field(description="true evaluations of the agent's own, so far")
+    episodes: int
+    mean_reward: float
+    imagined: bool
+    best: float | None = None
+
+
+class GridRow(_Data):
+    """What an agent found that was trained by one of several rewards."""
+
+    reward: str
+    target: float
+    evaluations: int
+    best: float | None = None
+
+
 class Search(_Data):
-    """The search as a whole."""
+    """The search as a whole. The reward trained the agent; the plan was chosen by its true score."""
 
     agent: str
     evaluations: int
@@ -188,6 +212,13 @@ class Search(_Data):
     )
     searchers: list[SearcherRow] = Field(default_factory=list)
     history: list[Evaluation] = Field(default_factory=list)
+    preset: str | None = None
+    actions: str = "ladder"
+    observation: str = "full"
+    reward: str = "constrained"
+    warm: bool = Field(True, description="whether a learning agent was started from the baselines' best plans")
+    learning: list[LearningRow] = Field(default_factory=list)
+    reward_grid: list[GridRow] = Field(default_factory=list)
 
 
 class CheckRow(_Data):

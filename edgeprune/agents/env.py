@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -86,6 +86,12 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         other.reference = self.reference if reference is None else reference
         other._score = None
         other._restart()
+        return other
+
+    def paying(self, reward: Reward) -> SparsityEnv:
+        """Return another environment that differs in its reward, which must go by energy as this one's does or not."""
+        other = self.twin(self.account)
+        other.rules, other.scale = replace(self.rules, reward=reward), reward.form.scale
         return other
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None

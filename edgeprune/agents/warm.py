@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from edgeprune import find
 from edgeprune.agents.base import Agent, Asked, Trace
 from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.reward import Reward
 from edgeprune.agents.table import table_evaluations
 
 BASELINES = ("uniform", "random", "greedy", "knapsack")
@@ -19,12 +23,26 @@ TABLE_SHARE = 1 / 3
 def search(
     agent: Agent, env: SparsityEnv, seed: int, note: Callable[[Trace], None] = lambda trace: None, warm: bool = True
 ) -> tuple[list[Trace], Trace]:
-    """Spend what is left of the evaluator's limit on the baselines that start a learning agent, then on the agent.
+    """Search with the baselines' best plans as a warm start.
+
+    As ``searches`` with the environment's own reward. Returns the baselines' traces and the agent's.
+    """
+    baselines, found = searches(agent, env, seed, [env.rules.reward], note, warm)
+    return baselines, found[0]
+
+
+def searches(
+    agent: Agent, env: SparsityEnv, seed: int, rewards: Sequence[Reward],
+    note: Callable[[Trace], None] = lambda trace: None, warm: bool = True,
+) -> tuple[list[Trace], list[Trace]]:
+    """Spend what is left of the evaluator's limit on the baselines that start a learning agent, then on the agent, once
+    for each of ``rewards``: each has its share of the evaluations and of the imagined episodes, and what one has
+    evaluated is free to those after it.
 
     Greedy and knapsack are left out where their table would take more than TABLE_SHARE of the search. An agent that
     does not learn has uniform beside it alone, for comparison. Without ``warm`` the agent has all of it to
     itself and starts from nothing. ``note`` is told each trace as it ends. Returns the baselines' traces and the
-    agent's.
+    agent's, one for each reward.
     """
     limit, table = env.evaluator.limit, table_evaluations(env.space)
     others: Sequence[str] = () if not warm else BASELINES if agent.learns else BASELINES[:1]
@@ -35,14 +53,23 @@ def search(
             continue
         # What they would climb with is the agent's.
         options = {"climbing": False} if agent.learns and name in TABLED else {}
-        found = find.find("agents", name)(**options).search(env, allowance(name, limit, left), seed)
-        note(found)
-        baselines.append(found)
+        baselines.append(find.find("agents", name)(**options).search(env, allowance(name, limit, left), seed))
+        note(baselines[-1])
     start = started_from(baselines)
-    env = env.twin(env.account, env.value(start[0].widths, start[0].score) if start else env.reference)
-    found = agent.search(env, env.evaluator.left, seed, [one.widths for one in start])
-    note(found)
+    found: list[Trace] = []
+    for at, reward in enumerate(rewards):
+        game = env.paying(reward)
+        game.reference = max((game.value(one.widths, one.score) for one in start), default=env.reference)
+        share = math.ceil(env.evaluator.left / (len(rewards) - at))
+        found.append(with_episodes(agent, 1 / len(rewards)).search(game, share, seed, [one.widths for one in start]))
+        note(found[-1])
     return baselines, found
+
+
+def with_episodes(agent: Agent, share: float) -> Agent:
+    """Return the agent with a share of the episodes it is to imagine, where their number was set."""
+    changes: dict[str, Any] = {"episodes": math.ceil(getattr(agent, "episodes", 0) * share)}
+    return dataclasses.replace(agent, **changes) if changes["episodes"] else agent
 
 
 def allowance(name: str, limit: int, left: int) -> int:

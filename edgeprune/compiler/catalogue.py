@@ -6,11 +6,15 @@ from edgeprune import find
 
 
 def described(what: str) -> list[tuple[str, str]]:
-    """Return (name, one line) of every pass, agent, backend, task, board or criterion; ``what`` is the plural."""
+    """Return (name, one line) of everything of a kind, such as ``agents``: the plural."""
     if what == "boards":
         from edgeprune.profiles import board
 
         return [(name, board.load(name).description) for name in board.names()]
+    if what == "presets":
+        from edgeprune.agents.presets import PRESETS
+
+        return [(preset.name, preset.line) for preset in PRESETS.values()]
     if what == "criteria":
         from edgeprune.importance import CRITERIA
 

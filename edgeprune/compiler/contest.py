@@ -19,6 +19,8 @@ ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation")
 """What a comparison may leave out, in rows of their own."""
 TABLES = ("sparsify", "finetune", "task", "agent", "export", "dialect")
 """What ``settings`` may be about."""
+OF_BUILDS = ("actions", "observation", "reward", "reward_weights", "reward_grid", "ratio", "warm")
+"""Options of ``sparsify`` that say how episodes are played."""
 EVALUATIONS = 300
 SEEDS = 5
 
@@ -52,6 +54,9 @@ class Contest:
         for table in self.request.settings:
             if table not in TABLES:
                 raise BadOption(f"a comparison has no {table!r} to set{nearest(table, TABLES)}")
+        for name in self.request.settings.get("sparsify", {}):
+            if name in OF_BUILDS:
+                raise BadOption(f"a comparison has every agent play by the same rules; sparsify.{name} is for compile")
         if not self.agents or not self.budgets:
             raise BadOption("nothing to compare: give --agents and a ceiling")
 

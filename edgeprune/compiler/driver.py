@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edgeprune.agents.base import Agent
+from edgeprune.agents.presets import preset
 from edgeprune.benches.base import Bench
 from edgeprune.benches.choose import bench_for
 from edgeprune.budget import Budget, Cost, Limit
@@ -122,6 +123,8 @@ def _compile(
         opened = open_request(request, module, task)
         if recipe is not None:
             replay.check(recipe, opened)
+        if request.preset is not None and passes is None:
+            opened = dataclasses.replace(opened, notes=(*opened.notes, *preset(request.preset).warnings()))
         for note in opened.notes:
             progress.note(note)
         tools = _tools(request, opened, agent) if passes is None else None
@@ -158,6 +161,7 @@ def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
     tools = toolbox(
         request.settings,
         agent=agent or request.agent,
+        preset=request.preset,
         evaluations=request.evaluations,
         epochs=request.epochs,
         effort=request.effort,

@@ -20,7 +20,9 @@ from edgeprune.report import (
     Candidate,
     CheckRow,
     Evaluation,
+    GridRow,
     GroupRow,
+    LearningRow,
     Measurement,
     PredictionRow,
     Report,
@@ -33,6 +35,9 @@ from edgeprune.report import (
 GAIN = 1.02
 """How much faster a more heavily changed candidate must be than a simpler one to be worth it."""
 _FLOOR = "the accuracy floor"
+REWARDED = (
+    "the reward trained the agent and chose nothing: the plan that was taken is the best true score under the ceilings"
+)
 MASKED = (
     "masked weights are zeros that stay in the file and in the arithmetic: ceilings on MACs and parameters count the "
     "others, the size on disk counts all, and what time they take is what was measured"
@@ -159,6 +164,7 @@ def conclude(
     ]
     notes = [*opened.notes, *outcome.notes, *_noise(measured), *runtimes.remark(workshop, chosen.name, measured)]
     notes += [MASKED] if masked else []
+    notes += [REWARDED] if tools is not None and tools.sparsify.reward != "constrained" else []
     told = tabling.predictions(outcome.table, {c.name: c.model for c in outcome.candidates.values()}, measured)
     notes += [tabling.told(told)] if told else []
     return Report(
@@ -173,7 +179,7 @@ def conclude(
         candidates=candidates,
         probes=[workshop.describe(p) for p in outcome.probes],
         steps=workshop.steps,
-        search=_search(outcome, choice, tools),
+        search=_search(outcome, choice, tools, request.preset),
         plan=_plan(chosen),
         learning=_learning(workshop, outcome),
         artifacts=[],
@@ -231,7 +237,7 @@ def _noise(measured: Mapping[str, Measurement]) -> list[str]:
     return [f"the machine was too busy to rank by the clock while measuring {', '.join(noisy)}"] if noisy else []
 
 
-def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None) -> Search | None:
+def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None, preset: str | None) -> Search | None:
     searched = [c for c in (*outcome.probes, *outcome.candidates.values()) if c.fact("sparsify", "agent")]
     if tools is None or not searched:
         return None
@@ -251,6 +257,10 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None) -> Search |
         agent_overhead=shown.fact("sparsify", "agent_overhead"),
         searchers=[SearcherRow.model_validate(r) for c in unique for r in c.fact("sparsify", "searchers") or ()],
         history=[Evaluation.model_validate(r) for c in unique for r in c.fact("sparsify", "history") or ()],
+        preset=preset,
+        **(shown.fact("sparsify", "rules") or {}),
+        learning=[LearningRow.model_validate(r) for c in unique for r in c.fact("sparsify", "curve") or ()],
+        reward_grid=[GridRow.model_validate(r) for c in unique for r in c.fact("sparsify", "reward_grid") or ()],
     )
 
 

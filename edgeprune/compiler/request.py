@@ -17,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
 from edgeprune import find
+from edgeprune.agents.presets import preset
 from edgeprune.budget import Budget, Cost, EnergyMethod
 from edgeprune.errors import BadOption, nearest
 from edgeprune.profiles.ssh import Ssh
@@ -33,6 +34,7 @@ class Request:
     ``board`` is where the target is, ``ssh://user@host:port``; None for this machine, or for nowhere. ``table`` is the
     file of a latency table that the search is to aim by; what it lacks is measured into it. ``energy`` says how energy
     is told, and ``power_log`` is the CSV file of an external meter that tells it.
+    ``preset`` names a published system, whose options give way to ``agent`` and ``settings``.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
     ``effort`` says.
@@ -51,6 +53,7 @@ class Request:
     power_log: Path | None = None
     budget: Budget = field(default_factory=Budget)
     agent: str | None = None
+    preset: str | None = None
     evaluations: int | None = None
     epochs: int | None = None
     effort: Literal["quick", "normal", "long"] = "normal"
@@ -70,6 +73,8 @@ class Request:
             value, known = getattr(self, name), get_args(hints[name])
             if value not in known:
                 raise BadOption(f"{name} {value!r} is not known{nearest(str(value), known)}")
+        if self.preset is not None:
+            preset(self.preset)
         if not 1 <= self.threads <= MOST_THREADS:
             raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
         if self.table is not None and self.cost != "measured":

@@ -72,7 +72,9 @@ class Strategy:
         require_meter(self.workshop)
         quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
-        cost = self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
+        cost = self.tools.sparsify.offering(
+            self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
+        )
         ceilings = Ceilings(self.workshop, self.tools, quantized)
         if not any(len(g.options()) > 1 for g in cost.groups):
             if not ceilings.fits(quantized):
@@ -85,6 +87,7 @@ class Strategy:
             return self.outcome
         grid = ceilings.grid(cost)
         self._aligned = grid is not cost
+        grid = self.tools.sparsify.offering(grid)
         if not ceilings or ceilings.measured:
             self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
         grid = self._aimed(grid)
@@ -113,13 +116,14 @@ class Strategy:
 
     def _aimed(self, cost: CostModel) -> CostModel:
         """Let the searches aim at estimated energy under a ceiling on energy, else at the latency that a table tells;
-        at MACs where there is neither.
+        at MACs where there is neither. Energy is told too where the reward or the observation goes by it.
 
         The kernels are those of the candidate that is to be cut, at its precision and with its activations.
         """
         path, bench = self.workshop.means.table, self.workshop.bench
         energetic = "energy" in self.budget.ceilings() and "latency" not in self.budget.ceilings()
-        if (path is None and not energetic) or self.tools.sparsify.granularity != "channel":
+        rules = self.tools.sparsify.rules()
+        if (path is None and not energetic and not rules.energetic) or self.tools.sparsify.granularity != "channel":
             return cost
         base = self.outcome.candidates[replacing.NAME if self._replacing else "quantized-only"]
         found, tallies = tabling.units_of(base.model), []
@@ -128,13 +132,16 @@ class Strategy:
             tabling.extend(table, path, bench, base.model, found, self.workshop.means.progress)
             tallies.append(tabling.tally_of(table, found))
             self._aim = "latency"
-        if energetic:
+        if energetic or rules.energetic:
             published: Formula = "theoretical-published"
-            formula = published if bench.energy_method == published else "theoretical"
+            formula = published if published in (bench.energy_method, rules.reward.form.energy) else "theoretical"
             tallies.append(tabling.energy_of(found, formula))
-            self._aim = "energy"
-        told = f"latency, told by {path} ({table.digest()[:12]})" if self._aim == "latency" else f"{formula} energy"
-        self.outcome.notes.append(f"the search aimed at {told}")
+            self._aim = "energy" if energetic else self._aim
+        if self._aim != "macs":
+            told = f"latency, told by {path} ({table.digest()[:12]})" if self._aim == "latency" else f"{formula} energy"
+            self.outcome.notes.append(f"the search aimed at {told}")
+        if rules.energetic:
+            self.outcome.notes.append(f"the agent was told {formula} energy, an estimate by arithmetic and traffic")
         search = dataclasses.replace(self.tools.sparsify, tallies=tuple(tallies))
         self.tools = dataclasses.replace(self.tools, sparsify=search)
         return Tallied(cost, tallies)

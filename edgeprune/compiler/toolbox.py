@@ -9,6 +9,8 @@ from typing import Literal
 
 from edgeprune import find
 from edgeprune.agents.base import Agent
+from edgeprune.agents.presets import preset as preset_called
+from edgeprune.agents.warm import with_episodes
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, UnmetRequirement
@@ -55,9 +57,10 @@ class Toolbox:
         return self.data and self.finetune.epochs > 0
 
     def searching(self, limits: Mapping[str, float], evaluations: int, aligned: bool) -> Sparsify:
-        """Return the search under given ceilings with its share of the evaluations."""
+        """Return the search under given ceilings with its share of the evaluations, and of the imagined episodes."""
         return dataclasses.replace(
             self.sparsify,
+            agent=with_episodes(self.sparsify.agent, min(1.0, evaluations / self.evaluations)),
             limits=tuple(sorted(limits.items())),
             evaluations=evaluations,
             aligned=aligned or self.sparsify.aligned,
@@ -87,8 +90,10 @@ def toolbox(
     free_groups: int,
     task: Task | type[Task],
     dialect: bool = False,
+    preset: str | None = None,
 ) -> Toolbox:
-    """Return the passes of a build; ``settings`` win over what the other arguments imply.
+    """Return the passes of a build; ``settings`` win over what the other arguments imply, and ``agent`` and they over a
+    ``preset``.
 
     ``task`` says what search and fine-tuning had better use; ``dialect`` that the target's runtime does not read all of
     ONNX.
@@ -100,6 +105,10 @@ def toolbox(
         raise BadOption(f"--evaluations must be at least 1, not {evaluations}")
     if epochs is not None and epochs < 0:
         raise BadOption(f"--epochs must not be negative, not {epochs}")
+    if preset is not None:
+        system = preset_called(preset)
+        settings = system.under(settings, agent if agent is None or isinstance(agent, str) else agent.name)
+        agent = system.agent if agent is None else agent
     if agent is None:
         agent = "ppo" if data else "uniform"
     if isinstance(agent, str):

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from edgeprune import find, importance, layers
-from edgeprune.agents import warm
+from edgeprune.agents import actions, warm
 from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
-from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.env import Rules, SparsityEnv
+from edgeprune.agents.reward import Reward, rewards
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
 from edgeprune.model import Surgery, TorchModel
+from edgeprune.passes import playing
 from edgeprune.passes.base import Context, Pass
 from edgeprune.passes.judging import ARITHMETICS, Arithmetic, Judge
 from edgeprune.profiles.board import Board
@@ -42,6 +44,11 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     ``granularity`` says what goes: whole channels, single weights of every layer (``element``), or two of every four
     (``2:4``). Masks go by the weights' magnitude alone, so ``criterion`` and ``aligned`` mean nothing to them; limits
     are then on what is not zero, while the artifact computes with the zeros too.
+
+    ``actions``, ``observation`` and ``reward`` say how a learning agent's episodes are played (see the files of
+    edgeprune/agents); ``reward_weights`` are the reward's, such as ``a=1,b=0.5``, ``reward_grid`` several to try, such
+    as ``b=0.05|0.2``, and ``ratio`` is what ``keep-or-prune`` takes. The reward trains the agent; the plan that is
+    taken is always the best true score under the ceilings. Without ``warm`` a learning agent starts from nothing.
     """
 
     name = "sparsify"
@@ -58,6 +65,13 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     granularity: Granularity = "channel"
     tallies: tuple[Tally, ...] = ()
     arithmetic: Arithmetic = "auto"
+    actions: str = "ladder"
+    observation: str = "full"
+    reward: str = "constrained"
+    reward_weights: str = ""
+    reward_grid: str = ""
+    ratio: float = 0.3
+    warm: bool = True
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
@@ -68,6 +82,21 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(get_args(Granularity))}")
         if self.arithmetic not in ARITHMETICS:
             raise ValueError(f"arithmetic {self.arithmetic!r} is not one of {', '.join(ARITHMETICS)}")
+
+        playing.require_known((self.actions, self.observation), self.ratio)
+        self.rewards()
+
+    def rewards(self) -> tuple[Reward, ...]:
+        """Return the reward, or each of the grid's."""
+        return rewards(self.reward, self.reward_weights, self.reward_grid)
+
+    def rules(self) -> Rules:
+        """Return how an episode is played, as far as the options tell."""
+        return Rules(self.actions, self.observation, self.rewards()[0])
+
+    def offering(self, cost: CostModel) -> CostModel:
+        """Return the same costs with the widths that the action space can spell."""
+        return actions.offering(cost, self.actions, self.ratio)
 
     def rows(self, model: TorchModel, board: Board) -> CostModel:
         """Return what the search chooses about, with its cost algebra: groups of channels, or layers."""
@@ -98,12 +127,14 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise UnmetRequirement("a search needs a ceiling on macs, parameters or what a table tells")
         if self.granularity != "channel" and model.surgery.masks:
             raise UnmetRequirement("this model is masked already; let one search choose all of its masks")
+        playing.require_energy(self.rules(), self.tallies, self.granularity)
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the model cut by the best plan found, its batch norms re-estimated."""
         cost = self.rows(model, ctx.board)
         if self.aligned and self.granularity == "channel":
             cost = aligned(cost, ctx.board.widest_multiple)
+        cost = self.offering(cost)
         space = Space(cost, dict(self.limits))
         ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
         judge = Judge(
@@ -116,16 +147,21 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
         with judge.running():
-            baselines, trace_ = warm.search(
-                self.agent, SparsityEnv(space, evaluator), ctx.seed, lambda found: ctx.progress.note(_line(found))
+            rules = playing.informed(self.rules(), ctx, space, evaluator)
+            env = SparsityEnv(space, evaluator, rules=rules)
+            baselines, found = warm.searches(
+                self.agent, env, ctx.seed, self.rewards(), lambda one: ctx.progress.note(_line(one)), self.warm
             )
         seconds = time.perf_counter() - started
-        best = _best([*baselines, trace_])
+        best = _best([*baselines, *found])
         if best is None:
             raise UnmetRequirement(
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
             )
-        _record(ctx, space, evaluator, baselines, trace_, best, seconds)
+        _record(ctx, space, evaluator, baselines, found, best, seconds)
+        target = next(iter(space.limits.values())) / cost.full[next(iter(space.limits))]
+        for name, value in playing.facts(rules, self.warm, self.rewards(), found, target).items():
+            ctx.record(name, value)
         plan = group_rows(cost, best)
         if self.granularity != "channel":
             plan = [_in_weights(row, model, group) for row, group in zip(plan, cost.groups, strict=True)]
@@ -177,7 +213,7 @@ def _record(
     space: Space,
     evaluator: Evaluator,
     baselines: Sequence[Trace],
-    agent: Trace,
+    found: Sequence[Trace],
     best: Widths,
     seconds: float,
 ) -> None:
@@ -197,7 +233,7 @@ def _record(
                 best=t.best.score if t.best else None,
                 cost=share(t.best.widths) if t.best else None,
             )
-            for t in [*baselines, agent]
+            for t in [*baselines, *found]
         ],
     )
     ctx.record(
@@ -210,7 +246,7 @@ def _record(
     ctx.record("asked", [key(widths) for widths in evaluator.known])
     start = max((t.best.score for t in baselines if t.best), default=None)
     facts: Mapping[str, Any] = {
-        "agent": agent.searcher,
+        "agent": found[0].searcher,
         "quantity": quantity,
         "target": target,
         "evaluations": len(evaluator.known),

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgeprune.agents.actions import offering
 from edgeprune.agents.base import Evaluator
-from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.groups import DROP, CostModel, Group, Member, Op, Widths, ladder
+from edgeprune.tally import Tallied, Tally, Term
 
 STRAIN = 0.2
 _SENSITIVITY = (0.9, 0.05, 0.5, 0.1, 1.2, 0.05, 0.3, 0.6)
@@ -48,6 +50,18 @@ def toy_space(share: float = 0.5, **shape: int) -> Space:
     return Space(cost, {"macs": share * cost.full["macs"]})
 
 
+def played_space(actions: str, share: float = 0.5, **shape: int) -> Space:
+    """The toy as an action space spells it, its energy told: a picojoule a MAC and two a channel that comes out."""
+    cost = toy_cost(**shape)
+    axis = (4.0, 32.0)
+    terms = [
+        Term(op.name, axis, axis, np.array([[op.positions * op.kernel * o * i + 2.0 * o for i in axis] for o in axis]))
+        for op in cost.ops
+    ]
+    cost = offering(Tallied(cost, [Tally("energy", terms)]), actions, 0.3)
+    return Space(cost, {"macs": share * cost.full["macs"]})
+
+
 def toy_score(space: Space, widths: Widths) -> float:
     """Losses that differ by a factor of 20 between groups, and neighbours interact; 0.9 for the original."""
     assert widths == space.canonical(widths)
@@ -78,6 +92,8 @@ class Scorer:
         return [toy_score(self.space, plan) for plan in plans]
 
 
-def toy_env(space: Space, limit: int = 10_000, memo: dict[str, float] | None = None) -> tuple[SparsityEnv, Scorer]:
+def toy_env(
+    space: Space, limit: int = 10_000, memo: dict[str, float] | None = None, rules: Rules | None = None
+) -> tuple[SparsityEnv, Scorer]:
     scorer = Scorer(space)
-    return SparsityEnv(space, Evaluator(scorer, limit, {} if memo is None else memo)), scorer
+    return SparsityEnv(space, Evaluator(scorer, limit, {} if memo is None else memo), rules=rules), scorer

@@ -81,3 +81,26 @@ def test_a_search_gets_its_ceilings_and_its_share() -> None:
     assert (found.limits, found.evaluations, found.aligned) == ((("macs", 9.0), ("parameters", 5.0)), 12, False)
     assert tools().searching({"macs": 9.0}, 12, aligned=True).aligned
     assert tools({"sparsify": {"aligned": "true"}}).searching({"macs": 9.0}, 12, aligned=False).aligned
+
+
+def test_a_preset_sets_what_is_not_given() -> None:
+    found = tools(preset="driving").sparsify
+    assert (found.agent.name, found.agent.learning_rate, found.agent.episodes) == ("ppo", 3e-4, 10_000)
+    assert (found.actions, found.observation, found.reward) == ("step", "driving", "driving")
+    assert (found.criterion, found.warm) == ("gradient_l1", True)
+    given = {"sparsify": {"criterion": "l2"}, "agent": {"margin": "0.5"}}
+    found = tools(given, preset="driving", agent="dqn").sparsify
+    assert (found.agent.name, found.agent.margin, found.agent.episodes) == ("dqn", 0.5, 0)
+    assert (found.actions, found.criterion) == ("step", "l2")
+    assert tools(preset="driving", effort="quick").evaluations == 80
+    with pytest.raises(BadOption, match=r"^unknown preset 'drivng'; did you mean 'driving'\?$"):
+        tools(preset="drivng")
+    with pytest.raises(UnmetRequirement, match="agent 'a2c' needs data to score plans by"):
+        tools(preset="depgraphrl", data=False)
+
+
+def test_a_search_imagines_its_share_of_the_episodes() -> None:
+    found = tools(preset="akperl")
+    assert found.searching({"macs": 9.0}, found.evaluations // 4, aligned=False).agent.episodes == 2500
+    assert found.searching({"macs": 9.0}, 10 * found.evaluations, aligned=False).agent.episodes == 10_000
+    assert tools().searching({"macs": 9.0}, 12, aligned=False).agent.episodes == 0

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from contexts import BOARD, context
@@ -11,11 +13,14 @@ from networks import toy
 from pruning_task import Answers
 
 from edgeprune import find, surgery
+from edgeprune.agents.presets import PRESETS
+from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP
 from edgeprune.layers import nonzero
 from edgeprune.model import TorchModel
 from edgeprune.passes.sparsify import Sparsify, group_rows
+from edgeprune.tally import Tally, Term
 from edgeprune.tracing import size_of, trace
 
 FINE = BOARD.model_copy(update={"channel_multiples": {"fp32": 1}})
@@ -351,3 +356,57 @@ def test_what_is_masked_is_not_masked_again(tmp_path: Path) -> None:
         search(tmp_path, model=cut, options={"granularity": "element"}, task=task)
     with pytest.raises(ValueError, match=r"^granularity 'filter' is not one of channel, element, 2:4$"):
         Sparsify(granularity="filter")  # type: ignore[arg-type]
+
+
+# --- other rules ------------------------------------------------------------------------------------------------------
+
+
+def energetic(model: TorchModel, share: float = 0.6) -> dict[str, Any]:
+    """Options of a search whose energy is told: proportional to what each convolution multiplies."""
+    ops = {op.name: op for op in trace(model).ops if op.inputs}
+    terms = [
+        Term(name, (1.0, float(op.outputs)), (1.0, op.inputs / op.conv_groups),
+             np.outer([1.0, op.outputs], [1.0, op.inputs / op.conv_groups]) * op.positions * op.kernel * 1e-9)
+        for name, op in ops.items()
+    ]  # fmt: skip
+    return {"tallies": (Tally("energy", terms),), "limits": (("macs", share * size_of(model)["macs"]),)}
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_the_published_systems_search_by_their_own_rules(name: str, tmp_path: Path) -> None:
+    model, chosen = toy("Residual"), PRESETS[name]
+    own = chosen.settings["sparsify"]
+    step = configure(Sparsify(**energetic(model)), own)
+    options = {f.name: getattr(step, f.name) for f in dataclasses.fields(step)} | {"evaluations": 40}
+    agent = configure(find.find("agents", chosen.agent), {**chosen.settings["agent"], "episodes": "80"})
+    cut, facts, _ = search(tmp_path, model=model, options={**options, "agent": agent, "recalibration": 32})
+    rows = facts["searchers"]
+    assert [row.name for row in rows][-1] == chosen.agent and (len(rows) > 1) == (not name.endswith("-paper"))
+    assert size_of(cut)["macs"] <= 0.6 * size_of(model)["macs"]
+    assert facts["best"] == max(row.score for row in facts["history"] if row.cost <= facts["target"])
+    rules = {"actions": own["actions"], "observation": own["observation"], "reward": own["reward"]}
+    assert facts["rules"] == {**rules, "warm": not name.endswith("-paper")}
+    assert sum(row.episodes for row in facts["curve"]) >= 80 and all(row.imagined for row in facts["curve"])
+    offered = step.offering(trace(model, (1,))).groups
+    for asked in facts["asked"]:
+        for width, group in zip(map(int, asked.split("-")), offered, strict=True):
+            assert width in group.options(), "no plan was judged that its actions cannot spell"
+
+
+def test_a_grid_of_rewards_is_recorded_and_the_best_true_score_is_taken(tmp_path: Path) -> None:
+    model = toy("Residual")
+    options = {"evaluations": 60, "reward": "akperl", "reward_grid": "b=0|1", **energetic(model)}
+    cut, facts, _ = search(tmp_path, "dqn", model=model, options=options)
+    assert [row.reward for row in facts["reward_grid"]] == ["akperl b=0", "akperl b=1"]
+    assert facts["best"] == max(row.best for row in facts["searchers"])
+    assert facts["best"] >= max(row.best for row in facts["reward_grid"])
+    value = Answers(model, 48).score(cut.predict, "search").value
+    assert value == facts["best"], "the returned model is the one that was scored"
+
+
+def test_energy_that_nobody_tells_is_refused(tmp_path: Path) -> None:
+    told = r"^reward akperl with observation full goes by energy, and no tally tells it$"
+    with pytest.raises(UnmetRequirement, match=told):
+        search(tmp_path, "dqn", options={"reward": "akperl"})
+    with pytest.raises(UnmetRequirement, match=r" goes by energy, and it is told of channels alone$"):
+        search(tmp_path, "dqn", options={"reward": "akperl", "granularity": "element"})
