@@ -23,6 +23,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.frontends import checkpoint
 from edgeprune.model import OnnxModel, TorchModel
 from edgeprune.passes.base import Silent
+from edgeprune.passes.pool import Threads
 from edgeprune.profiles import board
 from edgeprune.report import Measurement
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def timed(original: TorchModel, emitted: OnnxModel, threads: int, sessions: int) -> Sessions:
     """Return the measurements of (original, emitted), one pair a session."""
-    means = Means(board.load("host-cpu"), Budget(None), 0, "measured", threads, 1, 1, "cpu", Silent())
+    means = Means(board.load("host-cpu"), Budget(None), 0, "measured", threads, 1, Threads(), "cpu", Silent())
     with tempfile.TemporaryDirectory() as folder:
         workshop = Workshop(original, None, means, Store(Path(folder)))
         models = {"original": workshop.source.model, "emitted": emitted}

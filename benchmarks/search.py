@@ -36,6 +36,7 @@ from edgeprune.groups import CostModel
 from edgeprune.model import TorchModel
 from edgeprune.passes import sparsify
 from edgeprune.passes.base import Context
+from edgeprune.passes.pool import Threads
 from edgeprune.profiles import board
 from edgeprune.tasks.classification import Classification
 from edgeprune.tracing import trace
@@ -133,8 +134,8 @@ def searched(
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context(
             board=board.load("host-cpu"), task=task, budget=Budget(), seed=0, original=model, baseline=None,
-            open=_not_needed, measure=_not_needed, workspace=Path(folder), workers=workers, record=facts.__setitem__,
-            journal=lambda name: Journal(Path(folder) / f"{len(name)}.jsonl"),
+            open=_not_needed, measure=_not_needed, workspace=Path(folder), pool=Threads(workers),
+            record=facts.__setitem__, journal=lambda name: Journal(Path(folder) / f"{len(name)}.jsonl"),
         )  # fmt: skip
         with clock.attached():
             search.run(model.clone(), ctx)

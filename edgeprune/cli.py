@@ -187,6 +187,15 @@ _power_log = _option("Target", "--power-log", type=_PATH, metavar="FILE",
                      help="CSV of an external meter that records the target's supply while edgeprune works, in place "
                      "of a sensor: a header with time (Unix seconds, or ISO 8601 with its zone) and power_w, power_mw, "
                      "or voltage_v and current_a. A file that is exported afterwards is waited for.")
+_workers = _options(
+    _option("Search", "--workers", type=click.IntRange(1, 4096), metavar="N",
+            help="Plans scored at a time, one thread each. Default: one a core; with --ray-address, one a CPU of the "
+            "cluster. Scores and decisions do not depend on it."),
+    _option("Search", "--ray", is_flag=True,
+            help="Score plans in processes of a local Ray cluster instead of threads (extra: ray)."),
+    _option("Search", "--ray-address", metavar="ADDR",
+            help="Score plans on a running Ray cluster, host:port or auto; started on machines of one kind."),
+)
 _json = _option("Output", "--json", "as_json", is_flag=True,
                 help="Print the result as JSON, and nothing else, on standard output.")
 _quiet = _option("Output", "--quiet", is_flag=True, help="Show no progress and no table.")
@@ -248,7 +257,7 @@ def main() -> None:
             help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
     _option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
-    _target, _board, _threads, _table, _energy, _power_log,
+    _workers, _target, _board, _threads, _table, _energy, _power_log,
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where search and fine-tuning run."),
     _option("Output", "--out", type=_PATH, metavar="DIR",
@@ -419,7 +428,7 @@ def profile_(
             "labels alone. May be repeated."),
     _option("Comparison", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
             help="Set an option of sparsify, finetune, task or of the agents that have it. May be repeated."),
-    _target, _board, _threads,
+    _workers, _target, _board, _threads,
     _option("Target", "--measure", is_flag=True, help="Time the float32 ONNX of every final model on the target."),
     _option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
             help="Where fine-tuning runs."),

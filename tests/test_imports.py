@@ -58,6 +58,7 @@ OWNERS = {
     "faster_coco_eval": {"tasks/boxes/precision.py"},
     "PIL": {"tasks/"},
     "yaml": {"tasks/boxes/"},
+    "ray": {"compiler/ray_pool.py"},
     "psutil": {"profiles/", "backends/", "tasks/", "compiler/"},
     "platformdirs": {"compiler/cache.py"},
 }

@@ -50,7 +50,7 @@ class Arena:
             board=means.board, task=task, budget=Budget(None), seed=means.seed, original=original, baseline=None,
             open=self._open, measure=bench.measure, workspace=store.folder, journal=self._journal,
             progress=means.progress, cost="macs", threads=means.threads, train_threads=means.train_threads,
-            workers=means.workers, device=means.device,
+            pool=means.pool, device=means.device,
         )  # fmt: skip
         self._judges: dict[int, tuple[Judge, MutableMapping[str, float]]] = {}
 

@@ -67,7 +67,8 @@ def assemble(
         options={"sparsify": _plain(arena.usual), "finetune": _plain(methods[0].finetune),
                  "agents": {m.label: describe(m.sparsify)["agent"] for m in methods if not m.ablation}},
         environment={"versions": versions(), "processor": arena.bench.processor().get("cpu"),
-                     "threads": arena.means.threads, "workers": arena.means.workers, "device": arena.means.device},
+                     "threads": arena.means.threads, "workers": arena.means.pool.workers,
+                     "pool": arena.means.pool.kind, "device": arena.means.device},
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +25,7 @@ from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.compiler.contest import EVALUATIONS, SEEDS, Contest, budgets, methods, written
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.pipeline import AnyPass
+from edgeprune.compiler.pooling import cores, pool_for
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.toolbox import Toolbox, toolbox
 from edgeprune.compiler.workshop import Means
@@ -33,6 +33,7 @@ from edgeprune.errors import BadOption, UnmetRequirement, nearest
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Progress, Silent
+from edgeprune.passes.pool import Pool
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.tasks.base import Task
@@ -58,11 +59,11 @@ def compare(
 
     ``model`` and ``task`` are what ``edgeprune.compile`` takes; ``agents`` names or Agent instances (default: all there
     are). A ceiling is one text such as ``"0.5x"``, or several for several budgets. ``options`` are other fields of
-    ``Request``: ``data``, ``arch``, ``target``, ``settings``, ``seed``, ``device``, ``out`` and the like. Writes
-    compare.json, compare.md, the plots and one file a cell to ``out``. Raises EdgepruneError subclasses.
+    ``Request``: ``data``, ``arch``, ``target``, ``settings``, ``seed``, ``device``, ``workers``, ``out`` and the like.
+    Writes compare.json, compare.md, the plots and one file a cell to ``out``. Raises EdgepruneError subclasses.
     """
     known = {"arch", "trust_pickle", "data", "input_shape", "target", "board", "settings", "threads", "device", "seed",
-             "out"}  # fmt: skip
+             "out", "workers", "ray", "ray_address"}  # fmt: skip
     unknown = sorted(set(options) - known)
     if unknown:
         raise BadOption(f"compare has no option {unknown[0]!r}{nearest(unknown[0], known)}")
@@ -104,8 +105,8 @@ def run(
         tools = _tools(contest, opened)
         bench = bench_for(boards.load(request.target), request.threads, request.seed, request.board,
                           lease_name(request.out) if request.board else "", progress, root() / "boards")  # fmt: skip
-        with closing(bench):
-            means = _means(request, bench.board, progress)
+        with closing(bench), closing(pool_for(request)) as pool:
+            means = _means(request, bench.board, progress, pool)
             audited = Audited(opened.task, tools.sparsify.images, request.seed)
             ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if contest.measure else ()
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
@@ -171,9 +172,8 @@ def _ceilings(contest: Contest, arena: Arena) -> list[Ceiling]:
     return ceilings
 
 
-def _means(request: Request, board: boards.Board, progress: Progress) -> Means:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _means(request: Request, board: boards.Board, progress: Progress, pool: Pool) -> Means:
     if request.device == "cuda" and not torch.cuda.is_available():
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
-    return Means(board, Budget(None), request.seed, "macs", request.threads, cores, cores, device, progress)
+    return Means(board, Budget(None), request.seed, "macs", request.threads, cores(), pool, device, progress)

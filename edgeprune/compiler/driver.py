@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from edgeprune.compiler.metering import with_meter
 from edgeprune.compiler.opening import Opened, open_request
 from edgeprune.compiler.outcome import Choice, choose, conclude
 from edgeprune.compiler.pipeline import AnyPass, Pipeline
+from edgeprune.compiler.pooling import cores, pool_for
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.strategy import Outcome, Strategy
 from edgeprune.compiler.tabling import open_table
@@ -32,6 +32,7 @@ from edgeprune.compiler.workshop import Means, Workshop
 from edgeprune.errors import BadOption, Infeasible
 from edgeprune.model import OnnxModel, TorchModel
 from edgeprune.passes.base import Progress, Silent
+from edgeprune.passes.pool import Pool
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Report
@@ -135,7 +136,8 @@ def _compile(
             bench = stack.enter_context(closing(_bench(request, progress)))
             if request.table is not None:
                 open_table(request.table, bench)  # refused now, and not after the first candidate
-            means = _means(request, opened, progress, recipe, bench)
+            pool = stack.enter_context(closing(pool_for(request)))
+            means = _means(request, opened, progress, recipe, bench, pool)
             workshop = stack.enter_context(Workshop(opened.original, opened.task, means, prepare=first, bench=bench))
             if tools is None:
                 outcome = _as_given(workshop, passes or (), (recipe or {}).get("runtime", ""))
@@ -219,11 +221,10 @@ def _bench(request: Request, progress: Progress) -> Bench:
 
 
 def _means(
-    request: Request, opened: Opened, progress: Progress, recipe: replay.Recipe | None, bench: Bench
+    request: Request, opened: Opened, progress: Progress, recipe: replay.Recipe | None, bench: Bench, pool: Pool
 ) -> Means:
     """Return the means of this build; without data there is no floor to hold, and a replay trains as it was recorded.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if request.device == "cuda" and not torch.cuda.is_available():
         raise BadOption("--device cuda: torch finds no CUDA device here; use --device cpu or auto")
     device = "cuda" if request.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -234,8 +235,8 @@ def _means(
         seed=request.seed,
         cost=_cost(request, bench),
         threads=request.threads,
-        train_threads=cores if recipe is None else int(recipe["means"]["train_threads"]),
-        workers=cores,
+        train_threads=cores() if recipe is None else int(recipe["means"]["train_threads"]),
+        pool=pool,
         device=device,
         progress=progress,
         table=request.table,

@@ -292,6 +292,7 @@ def _environment(workshop: Workshop) -> dict[str, Any]:
         "cost": means.cost,
         "threads": means.threads,
         "train_threads": means.train_threads,
-        "workers": means.workers,
+        "workers": means.pool.workers,
+        "pool": means.pool.kind,
         "device": means.device,
     }

@@ -25,6 +25,7 @@ from edgeprune.profiles.ssh import Ssh
 T = TypeVar("T")
 Settings = Mapping[str, Mapping[str, str]]
 MOST_THREADS = 1024
+MOST_WORKERS = 4096
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Request:
     ``preset`` names a published system, whose options give way to ``agent`` and ``settings``.
     ``settings`` holds text by pass (or ``task``, ``agent``) and field, as given by ``--set finetune.lr=0.01``;
     ``configure`` turns it into values. ``input_shape`` is (1, C, H, W). ``evaluations`` and ``epochs`` None take what
-    ``effort`` says.
+    ``effort`` says. ``workers`` score plans in parallel, None being one a core: threads, or Ray's with ``ray``, on a
+    cluster of this machine's own or on the one at ``ray_address``.
     """
 
     model: Path | None = None
@@ -64,6 +66,9 @@ class Request:
     require_measured: bool = False
     threads: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = None
+    ray: bool = False
+    ray_address: str | None = None
     seed: int = 0
     out: Path = Path("build/model")
 
@@ -77,6 +82,8 @@ class Request:
             preset(self.preset)
         if not 1 <= self.threads <= MOST_THREADS:
             raise BadOption(f"threads must be in [1, {MOST_THREADS}], not {self.threads}")
+        if self.workers is not None and not 1 <= self.workers <= MOST_WORKERS:
+            raise BadOption(f"workers must be in [1, {MOST_WORKERS}], not {self.workers}")
         if self.table is not None and self.cost != "measured":
             raise BadOption(f"--table is for a search by the clock; it has no say with --cost {self.cost}")
         check_power_log(self.energy, self.power_log)

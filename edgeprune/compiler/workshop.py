@@ -24,6 +24,7 @@ from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
 from edgeprune.passes.base import Context, Progress
+from edgeprune.passes.pool import Pool
 from edgeprune.profiles.board import Board
 from edgeprune.report import Candidate, Measurement, Score, ScoreReport, StepRecord
 from edgeprune.tasks.base import Split, Task
@@ -40,7 +41,7 @@ class Means:
     cost: Cost
     threads: int
     train_threads: int
-    workers: int
+    pool: Pool
     device: str
     progress: Progress
     table: Path | None = None
@@ -182,7 +183,7 @@ class Workshop:
             cost=means.cost,
             threads=means.threads,
             train_threads=means.train_threads,
-            workers=means.workers,
+            pool=means.pool,
             device=means.device,
         )
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from edgeprune.budget import Budget, Cost
 from edgeprune.model import OnnxModel, Predict, TorchModel
+from edgeprune.passes.pool import Pool, Threads
 from edgeprune.profiles.board import Board
 from edgeprune.report import Measurement, Score
 from edgeprune.tasks.base import Task
@@ -50,7 +51,7 @@ class Context:
     decides (see ``budget.Cost``). ``workspace`` is a folder of this pass's own that survives
     an interruption; ``journal`` opens a dictionary of scores, shared by every pass that names the same thing, that
     survives one too. ``threads`` are for inference on the target, ``train_threads`` for fine-tuning on ``device``,
-    ``workers`` for parallel evaluations. ``record`` notes a fact for the report.
+    ``pool`` scores the plans of a search, many at a time. ``record`` notes a fact for the report.
     """
 
     board: Board
@@ -68,7 +69,7 @@ class Context:
     threads: int = 1
     train_threads: int = 1
     device: str = "cpu"
-    workers: int = 1
+    pool: Pool = field(default_factory=Threads)
     record: Callable[[str, Any], None] = lambda name, value: None
 
 

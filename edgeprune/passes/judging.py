@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,16 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from edgeprune import importance
 from edgeprune.groups import Group, Widths
-from edgeprune.importance import Scores
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.base import Context
+from edgeprune.passes.pool import Scores
 from edgeprune.profiles.host import has_bf16
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.surgery import rebuild
+from edgeprune.tasks.base import Task
 
 Arithmetic = Literal["auto", "fp32", "bf16"]
-Operate = Callable[[TorchModel, Sequence[Group], Widths, Scores], Surgery]
+Operate = Callable[[TorchModel, Sequence[Group], Widths, importance.Scores], Surgery]
 """What a plan does to a model: ``Sparsify.surgery``."""
 
 ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
@@ -66,8 +67,7 @@ class Way:
     def predict(self, model: TorchModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a dressed model in batches; a ``Predict`` once the model is bound."""
         with torch.no_grad(), self.computing():
-            parts = [model.module(self.batch(torch.from_numpy(images[i : i + _BATCH])))
-                     for i in range(0, len(images), _BATCH)]  # fmt: skip
+            parts = [model.module(self.batch(_tensor(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
         outputs: NDArray[np.float32] = torch.cat(parts).float().numpy()
         return outputs
 
@@ -103,47 +103,73 @@ def agreed(
     return PLAIN
 
 
-class Judge:
-    """Scores plans in parallel: one evaluation a worker thread, each with one torch thread.
+@dataclass(frozen=True)
+class Scorer:
+    """All that a plan's score hangs on and nothing else: what travels to a worker elsewhere.
 
-    Threads suffice because nearly all of an evaluation is spent inside torch, which releases the interpreter; nothing
-    needs to be pickled, so any user's module and task work. ``images`` of the search split are scored, batch norms are
-    re-estimated on ``recalibration`` training images, both the same ones for every plan. A score is a pure function of
-    the plan.
+    ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
+    are re-estimated on; empty where there is nothing to re-estimate.
+    """
+
+    model: TorchModel
+    groups: Sequence[Group]
+    ranking: importance.Scores
+    task: Task
+    operate: Operate
+    way: Way
+    indices: Sequence[int]
+    calibration: Sequence[torch.Tensor]
+
+    def score(self, widths: Widths) -> float:
+        """Return one plan's score."""
+        smaller = self.way.dress(self.smaller(widths))
+        if self.calibration:
+            with self.way.computing():
+                recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
+        return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices).value
+
+    def smaller(self, widths: Widths) -> TorchModel:
+        """Return the model cut to ``widths``, or masked, with the batch norms of the original."""
+        return rebuild(self.model, self.operate(self.model, self.groups, widths, self.ranking))
+
+
+class Judge:
+    """Scores plans in parallel on the context's pool.
+
+    ``images`` of the search split are scored, batch norms are re-estimated on ``recalibration`` training images, both
+    the same ones for every plan. A score is a pure function of the plan.
     """
 
     def __init__(
-        self, model: TorchModel, groups: Sequence[Group], ranking: Scores, ctx: Context, operate: Operate, *,
+        self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, operate: Operate, *,
         images: int, recalibration: int, arithmetic: Arithmetic = "auto", total: int = 0,
     ) -> None:
         assert ctx.task is not None
-        self._model, self._groups, self._ranking, self._ctx, self._task = model, groups, ranking, ctx, ctx.task
-        self._operate, self._total = operate, total
+        self._ctx, self._total, self.way = ctx, total, PLAIN
         self._bar: Any = None
-        size = next(s.n for s in self._task.splits() if s.name == "search")
+        self._scores: Scores
+        size = next(s.n for s in ctx.task.splits() if s.name == "search")
         order = np.random.default_rng(ctx.seed).permutation(size)[:images]
-        self._indices = sorted(int(i) for i in order)
-        self._calibration: list[torch.Tensor] = []
-        if self._task.name != "synthetic":
+        calibration: list[torch.Tensor] = []
+        if ctx.task.name != "synthetic":
             norms = has_batch_norm(model.module)
-            seen = first_images(self._task.calibration_batches(), recalibration if norms else _COMPARED)
+            seen = first_images(ctx.task.calibration_batches(), recalibration if norms else _COMPARED)
             self.way = agreed(model, torch.cat(seen)[:_COMPARED].numpy() if seen else np.zeros(0, np.float32),
                               arithmetic)  # fmt: skip
-            self._calibration = seen if norms else []
-        else:
-            self.way = PLAIN
+            calibration = seen if norms else []
+        indices = sorted(int(i) for i in order)
+        self._scorer = Scorer(model, groups, ranking, ctx.task, operate, self.way, indices, calibration)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Hold the worker threads; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
+        """Hold the workers; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
-        self._pool = ThreadPoolExecutor(self._ctx.workers, thread_name_prefix="evaluate")
         try:
-            yield
+            with self._ctx.pool.open(self._scorer.score) as self._scores:
+                yield
         finally:
-            self._pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(before)
             close = getattr(self._bar, "close", None)
             if close:
@@ -151,24 +177,18 @@ class Judge:
 
     def scores(self, plans: Sequence[Widths]) -> Iterator[float]:
         """Yield one score a plan, in order, as soon as it and those before it are known."""
-        for score in self._pool.map(self.score, plans):
+        for score in self._scores(plans):
             next(self._bar, None)
             yield score
 
     def cut(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, with its batch norms re-estimated in plain float32."""
-        smaller = self._smaller(widths)
-        if self._calibration:
-            recalibrate(smaller.module, self._calibration)
+        smaller = self._scorer.smaller(widths)
+        if self._scorer.calibration:
+            recalibrate(smaller.module, self._scorer.calibration)
         return smaller
 
-    def score(self, widths: Widths) -> float:
-        """Return one plan's score."""
-        smaller = self.way.dress(self._smaller(widths))
-        if self._calibration:
-            with self.way.computing():
-                recalibrate(smaller.module, (self.way.batch(part) for part in self._calibration))
-        return self._task.score(lambda images: self.way.predict(smaller, images), "search", self._indices).value
 
-    def _smaller(self, widths: Widths) -> TorchModel:
-        return rebuild(self._model, self._operate(self._model, self._groups, widths, self._ranking))
+def _tensor(images: NDArray[np.float32]) -> torch.Tensor:
+    """Return images as a tensor that a module may write into: memory that workers share with others is read-only."""
+    return torch.from_numpy(images if images.flags.writeable else images.copy())

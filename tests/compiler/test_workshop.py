@@ -21,10 +21,11 @@ from edgeprune.compiler.cache import Store
 from edgeprune.compiler.workshop import Finished, Means, Workshop
 from edgeprune.passes.base import Silent
 from edgeprune.passes.export import Export
+from edgeprune.passes.pool import Threads
 from edgeprune.report import Score, StepRecord
 from edgeprune.tasks.classification import Classification
 
-MEANS = Means(BOARD, Budget(), 0, "macs", 1, 1, 1, "cpu", Silent())
+MEANS = Means(BOARD, Budget(), 0, "macs", 1, 1, Threads(), "cpu", Silent())
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_equal_builds_share_everything(light: None, tmp_path: Path, data: Path) 
 @pytest.mark.parametrize(
     "means",
     [
-        dataclasses.replace(MEANS, workers=8),
+        dataclasses.replace(MEANS, pool=Threads(8)),
         _detected(memory=123, load=0.5, cores=64),
     ],
     ids=["workers", "memory and load"],

@@ -19,6 +19,7 @@ from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP
 from edgeprune.layers import nonzero
 from edgeprune.model import TorchModel
+from edgeprune.passes.pool import Threads
 from edgeprune.passes.sparsify import Sparsify, group_rows
 from edgeprune.tally import Tally, Term
 from edgeprune.tracing import size_of, trace
@@ -156,7 +157,7 @@ def test_a_search_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("agent", ["random", "ppo"])
 def test_workers_change_the_time_and_nothing_else(agent: str, tmp_path: Path) -> None:
     (one, facts, _), (two, others, _) = (
-        search(tmp_path, agent, options={"evaluations": 40}, workers=workers) for workers in (1, 2)
+        search(tmp_path, agent, options={"evaluations": 40}, pool=Threads(workers)) for workers in (1, 2)
     )
     assert facts["asked"] == others["asked"]
     assert [row.score for row in facts["history"]] == [row.score for row in others["history"]]
@@ -178,7 +179,7 @@ def test_threads_are_given_back_even_after_a_failure(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     try:
         with pytest.raises(ZeroDivisionError):
-            search(tmp_path, task=Broken(toy("Residual"), 48), workers=2)
+            search(tmp_path, task=Broken(toy("Residual"), 48), pool=Threads(2))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
