@@ -210,6 +210,7 @@ class Search(_Data):
     agent_overhead: float | None = Field(
         None, description="share of the search's time not spent evaluating, plans read back counted as evaluated"
     )
+    agent_seconds: float | None = Field(None, description="wall time of all searches that was not spent evaluating")
     searchers: list[SearcherRow] = Field(default_factory=list)
     history: list[Evaluation] = Field(default_factory=list)
     preset: str | None = None

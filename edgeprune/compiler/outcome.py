@@ -255,6 +255,7 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None, preset: str
         warm_start=start,
         gain_over_warm_start=None if best is None or start is None else best - start,
         agent_overhead=shown.fact("sparsify", "agent_overhead"),
+        agent_seconds=sum(c.fact("sparsify", "agent_seconds") or 0.0 for c in unique),
         searchers=[SearcherRow.model_validate(r) for c in unique for r in c.fact("sparsify", "searchers") or ()],
         history=[Evaluation.model_validate(r) for c in unique for r in c.fact("sparsify", "history") or ()],
         preset=preset,

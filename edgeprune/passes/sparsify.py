@@ -255,6 +255,7 @@ def _record(
         "best": evaluator.known.get(space.canonical(best)),
         "reached": share(best),
         "agent_overhead": _overhead(evaluator, seconds),
+        "agent_seconds": max(0.0, seconds - evaluator.seconds),
     }
     for name, value in facts.items():
         ctx.record(name, value)
