@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from conditions import conditions, data_pack, load, spread, table
 
-from edgeprune import find, surgery
+from edgeprune import find
 from edgeprune.agents.base import Agent, Evaluator
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
@@ -34,7 +34,7 @@ from edgeprune.compiler.cache import Journal
 from edgeprune.frontends import checkpoint
 from edgeprune.groups import CostModel
 from edgeprune.model import TorchModel
-from edgeprune.passes import sparsify
+from edgeprune.passes import judging, sparsify
 from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Threads
 from edgeprune.profiles import board
@@ -65,8 +65,8 @@ class Clock:
         with ExitStack() as stack:
             for owner, name, part in (
                 (sparsify, "plan_of", "plan"),
-                (surgery, "apply", "slice"),
-                (sparsify, "recalibrate", "norms"),
+                (judging, "rebuild", "slice"),
+                (judging, "recalibrate", "norms"),
                 (Classification, "score", "score"),
             ):
                 stack.enter_context(mock.patch.object(owner, name, self._evaluating(part, getattr(owner, name))))
