@@ -40,8 +40,8 @@ class Preset:
         return [f"--preset {self.name}, as printed: {flaw}" for flaw in self.flaws]
 
 
-# AKPERL trains for 200 000 steps: 10 000 episodes of a network of 20 layers. 8 updates a round of 4 episodes are as good
-# as 24 where there are so many rounds.
+# AKPERL trains for 200 000 steps: 10 000 episodes of a network of 20 layers. 8 updates a round of 4 episodes are as
+# good as 24 where there are so many rounds.
 _AKPERL: dict[str, dict[str, str]] = {
     "sparsify": {"actions": "quarters", "observation": "akperl", "reward": "akperl", "criterion": "l1"},
     "agent": {"episodes": "10000", "updates": "8"},
