@@ -49,7 +49,9 @@ def searches(
     baselines: list[Trace] = []
     for name in others:
         left = env.evaluator.left
-        if name == agent.name or left <= 1 or (agent.learns and name in TABLED and table > limit * TABLE_SHARE):
+        # Of a single evaluation uniform makes more than a novice.
+        spare = 0 if agent.learns and name == "uniform" else 1
+        if name == agent.name or left <= spare or (agent.learns and name in TABLED and table > limit * TABLE_SHARE):
             continue
         # What they would climb with is the agent's.
         options = {"climbing": False} if agent.learns and name in TABLED else {}

@@ -30,3 +30,10 @@ def test_a_baseline_has_uniform_beside_it_and_a_cold_agent_nobody() -> None:
     assert names("greedy", 60) == ["uniform", "greedy"]
     assert names("uniform", 60) == ["uniform"]
     assert names("a2c", 60, warm=False) == ["a2c"]
+
+
+def test_a_single_evaluation_is_uniforms() -> None:
+    env, _ = toy_env(SPACE, limit=1)
+    (uniform,), trace = warm.search(find.find("agents", "ppo")(), env, 0)
+    assert uniform.spent == 1 and trace.spent == 0
+    assert trace.best == uniform.best
