@@ -298,7 +298,7 @@ def test_an_image_that_is_none(here: Path) -> None:
         (("--set", "finetune.momentum=-1"), "finetune: momentum is in [0, 1), not -1.0"),
         (("--set", "finetune.weight_decay=-1"),
          "finetune: weight_decay, warmup, hints and patience must not be negative"),
-        (("--set", "agent.gama=1"), "ppo has no option 'gama'; known: changes, clip_range, entropy, epochs, le"),
+        (("--set", "agent.gama=1"), "ppo has no option 'gama'; known: boldness, changes, clip_range, entropy, episodes, epochs"),
         (("--set", "agent.rounds=0"), "ppo: rounds must be at least 1, not 0"),
         (("--agent", "a2c", "--set", "agent.learning_rate=-1"), "a2c: learning_rate must be at least 0, not -1.0"),
         (("--agent", "dqn", "--set", "agent.batch_size=0"), "dqn: batch_size must be at least 1, not 0"),
