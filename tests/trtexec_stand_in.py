@@ -15,6 +15,8 @@ import onnxruntime
 
 VERSION = tuple(int(n) for n in os.environ.get("STAND_IN_VERSION", "8.5.2").split("."))
 MAGIC = b"SYNTHETIC ENGINE\n"
+FOLDED = ("QuantizeLinear", "DequantizeLinear", "Cast", "Relu", "Constant")
+"""What becomes part of other layers, or is gone once the engine is built."""
 COMMON = {"onnx", "saveEngine", "exportLayerInfo", "profilingVerbosity", "loadEngine", "exportTimes", "duration",
           "warmUp", "avgRuns", "percentile", "useSpinWait", "exportProfile", "separateProfileRun", "dumpProfile",
           "loadInputs", "exportOutput", "iterations", "timingCacheFile", "help"}  # fmt: skip
@@ -58,7 +60,7 @@ def build(asked: dict[str, str]) -> None:
     fused = fusions(graph)
     quantized = {o for n in graph.node if n.op_type == "DequantizeLinear" for o in n.output}
     for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast", "Relu"):
+        if node.op_type in FOLDED:
             continue
         said = "Int8" if node.input[0] in quantized else ("Half" if "Half" in weak else "Float")
         kind = "CaskConvolution" if node.op_type == "Conv" else node.op_type
@@ -93,7 +95,7 @@ def use(asked: dict[str, str]) -> None:
     content = Path(asked["loadEngine"]).read_bytes()
     assert content.startswith(MAGIC), "the engine is damaged"
     model = onnx.load_from_string(content[len(MAGIC) :])
-    nodes = [n for n in model.graph.node if n.op_type not in ("QuantizeLinear", "DequantizeLinear", "Cast", "Relu")]
+    nodes = [n for n in model.graph.node if n.op_type not in FOLDED]
     if "exportTimes" in asked:
         base = sum(took(n, model.graph) for n in nodes)
         warm, start, rows = float(asked.get("warmUp", 200)), 0.0, []

@@ -159,7 +159,8 @@ def _compile(
 def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:
     multiples = tuple(boards.load(request.target).channel_multiples.values())
     own = _own(request, opened)
-    free = sum(len(g.options()) > 1 for g in trace(opened.original, multiples).groups)
+    counts = opened.has_data and request.evaluations is None  # else nothing hangs on how many groups there are
+    free = sum(len(g.options()) > 1 for g in trace(opened.original, multiples).groups) if counts else 0
     tools = toolbox(
         request.settings,
         agent=agent or request.agent,

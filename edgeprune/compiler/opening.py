@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ class Opened:
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     transfer: bool = False
+
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """All that a build is made from, by role, as sha256. The original is exported for its own, so it is done once.
+        """
+        return {**self.files, "original": self.original.digest(), "data": self.task.digest()}
 
     @property
     def has_data(self) -> bool:

@@ -105,8 +105,7 @@ def require_repeated(recipe: Recipe, role: str, then: str, now: str | None) -> N
 def check(recipe: Recipe, opened: Opened) -> None:
     """Raise BadBuild unless model, user files and data are the ones the recipe was made from."""
     then = recipe["inputs"]
-    now = {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()}
-    for role, digest in now.items():
+    for role, digest in opened.inputs.items():
         recorded = str(then.get(role, "nothing"))
         if recorded != digest:
             raise BadBuild(

@@ -100,7 +100,7 @@ def _write_report(out: Path, request: Request, opened: Opened, report: Report, m
     write_atomic(out / "report.html", page.render(report))
     write_manifest(
         out,
-        {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()},
+        opened.inputs,
         _options(request),
         versions(),
         request.seed,
@@ -152,7 +152,7 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
         "schema": RECIPE_SCHEMA,
         "request": _options(request),
         "kind": opened.kind,
-        "inputs": {**opened.files, "original": opened.original.digest(), "data": opened.task.digest()},
+        "inputs": opened.inputs,
         "means": {
             "threads": means.threads,
             "train_threads": means.train_threads,

@@ -98,11 +98,15 @@ def version_of(text: str) -> Version:
 
 
 def passed(code: int, text: str) -> None:
-    """Raise BadModel with trtexec's own reason unless it ended with exit code 0 and said PASSED at its end."""
+    """Raise BadModel with trtexec's own reason unless it ended with exit code 0 and said PASSED at its end.
+
+    Where it names none, as when it crashes, its last line is what there is.
+    """
     if code == 0 and any(line.startswith("&&&& PASSED") for line in text.splitlines()[-5:]):
         return
     reasons = [match[1].strip() for line in text.splitlines() if (match := _ERROR.search(line))]
-    raise BadModel(f"trtexec failed (exit code {code}): {'; '.join(reasons[:3]) or 'it gave no reason'}")
+    last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    raise BadModel(f"trtexec failed (exit code {code}): {'; '.join(reasons[:3]) or last}")
 
 
 def seconds_of_build(text: str) -> float | None:

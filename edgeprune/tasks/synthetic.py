@@ -88,6 +88,10 @@ class Synthetic(Task):
 
     def digest(self) -> str:
         """Return the sha256 over the original model and the seed, which decide everything here."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(f"synthetic|{self.seed}|{self.model.digest()}".encode()).hexdigest()
 
     @cached_property

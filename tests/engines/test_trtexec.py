@@ -95,10 +95,14 @@ def test_success_is_the_exit_code_and_the_last_word() -> None:
     assert str(caught.value) == (
         "trtexec failed (exit code 1): Error[4]: bad node; Engine could not be created from network"
     )
-    with pytest.raises(BadModel, match=r"exit code 0\): it gave no reason"):
+    with pytest.raises(BadModel, match=r"exit code 0\): it was killed$"):
         passed(0, "it was killed")
     with pytest.raises(BadModel, match="exit code 137"):
         passed(137, PASSED)
+    with pytest.raises(BadModel, match=r"exit code 139\): Segmentation fault$"):
+        passed(139, "[I] reading\nSegmentation fault\n\n")
+    with pytest.raises(BadModel, match=r"exit code 1\): it said nothing$"):
+        passed(1, " \n")
 
 
 def run(start: float, took: float, **more: float) -> dict[str, float]:
