@@ -165,6 +165,16 @@ class SearcherRow(_Data):
     cost: float | None = Field(None, description="MACs (or parameters) of that best plan as a share of the original's")
 
 
+class FinalistRow(_Data):
+    """One of a search's best plans, scored again on more images until it was clear which is the best."""
+
+    plan: str = Field(description="channels kept, group by group; 0 is a dropped block")
+    cost: float = Field(description="as a share of the original's")
+    searched: float = Field(description="the search's own score of it")
+    score: float = Field(description="on the most images that it was scored on, before fine-tuning")
+    images: int = Field(description="of the search split, how many that were")
+
+
 class Evaluation(_Data):
     """One plan evaluated in the search, in order."""
 
@@ -204,8 +214,9 @@ class Search(_Data):
     agent: str
     evaluations: int
     resumed: int = Field(0, description="of these, read back from the journal of an interrupted run")
-    best: float | None = None
-    warm_start: float | None = Field(None, description="best score among the warm start's plans")
+    best: float | None = Field(None, description="score of the plan taken, before fine-tuning, on ``images``")
+    warm_start: float | None = Field(None, description="the same of the warm start's best plan, on the same images")
+    images: int | None = Field(None, description="of the search split, the most that both were scored on")
     gain_over_warm_start: float | None = None
     agent_overhead: float | None = Field(
         None, description="share of the search's time not spent evaluating, plans read back counted as evaluated"
@@ -213,6 +224,7 @@ class Search(_Data):
     agent_seconds: float | None = Field(None, description="wall time of all searches that was not spent evaluating")
     searchers: list[SearcherRow] = Field(default_factory=list)
     history: list[Evaluation] = Field(default_factory=list)
+    finalists: list[FinalistRow] = Field(default_factory=list, description="best first; the first plan was taken")
     preset: str | None = None
     actions: str = "ladder"
     observation: str = "full"

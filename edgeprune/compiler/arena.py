@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeprune import layers
 from edgeprune.agents import warm
-from edgeprune.agents.base import Asked, Evaluator, Space
+from edgeprune.agents.base import Evaluator, Space
 from edgeprune.agents.base import key as plan_key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.benches.base import Bench
@@ -26,6 +26,7 @@ from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Widths, aligned
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
 from edgeprune.passes.base import Context
+from edgeprune.passes.finalists import Election, elect
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.judging import Judge
 from edgeprune.passes.sparsify import Sparsify
@@ -52,7 +53,7 @@ class Arena:
             progress=means.progress, cost="macs", threads=means.threads, train_threads=means.train_threads,
             pool=means.pool, device=means.device,
         )  # fmt: skip
-        self._judges: dict[int, tuple[Judge, MutableMapping[str, float]]] = {}
+        self._judges: dict[str, tuple[Judge, MutableMapping[str, float]]] = {}
 
     @cached_property
     def rows(self) -> CostModel:
@@ -91,41 +92,44 @@ class Arena:
         """Search and judge. Raises UnmetRequirement where the evaluations found no plan under the ceiling."""
         started = time.perf_counter()
         space = Space(self.rows, cell.ceiling.limits)
-        evaluator, own, best = self._search(cell, space)
+        evaluator, own, elected = self._search(cell, space)
         seconds = time.perf_counter() - started
         scores = [score if space.share(plan) <= 1.0 else None for _, plan, score in evaluator.history]
         return Finding(
             schema=SCHEMA, key=name, method=cell.method.label, agent=cell.method.agent.name, warm=cell.method.warm,
-            ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(best.widths),
-            search=best.score, evaluations=len(evaluator.known), own=own, improvements=improvements(scores),
-            journalled=evaluator.resumed, seconds=seconds, **self._finish(cell, best.widths),
+            ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(elected.widths),
+            search=elected.ranked[0].score, images=elected.ranked[0].images,
+            evaluations=len(evaluator.known), own=own, improvements=improvements(scores),
+            journalled=evaluator.resumed, seconds=seconds, **self._finish(cell, elected.widths),
         )  # fmt: skip
 
-    def _search(self, cell: Cell, space: Space) -> tuple[Evaluator, int, Asked]:
+    def _search(self, cell: Cell, space: Space) -> tuple[Evaluator, int, Election]:
         judge, memo = self._judge(cell.method.sparsify)
         evaluator = Evaluator(judge.scores, cell.method.sparsify.evaluations, memo)
         with judge.running():
             env = SparsityEnv(space, evaluator)
             baselines, found = warm.search(cell.method.agent, env, cell.seed, warm=cell.method.warm)
-        bests = [trace.best for trace in (*baselines, found) if trace.best is not None]
-        if not bests:
+        step = cell.method.sparsify
+        elected = elect(judge, baselines, [found], step.finalists, step.evaluations)
+        if elected is None:
             raise UnmetRequirement(
                 f"{evaluator.limit} evaluations of {cell.method.label} found no plan under {cell.ceiling.label}; raise "
                 "--evaluations"
             )
-        return evaluator, found.spent, max(bests, key=lambda one: one.score)
+        return evaluator, found.spent, elected
 
     def _judge(self, step: Sparsify) -> tuple[Judge, MutableMapping[str, float]]:
         """Return who scores plans, and the journal of the scores, which every cell shares."""
-        if step.recalibration not in self._judges:
+        by = step.criterion if step.granularity == "channel" else step.granularity
+        name = f"{by}-{step.recalibration}"
+        if name not in self._judges:
             judge = Judge(
                 self.original, self.rows.groups, self._ranking, self.context, step.surgery, total=step.evaluations,
-                images=len(self.task.choosing), recalibration=step.recalibration, arithmetic=step.arithmetic,
+                images=self.usual.images, recalibration=step.recalibration, arithmetic=step.arithmetic,
+                reconstruction=step.reconstruction,
             )  # fmt: skip
-            by = step.criterion if step.granularity == "channel" else step.granularity
-            memo = self._journal(f"compared-{by}-{step.recalibration}-{judge.way}")
-            self._judges[step.recalibration] = judge, memo
-        return self._judges[step.recalibration]
+            self._judges[name] = judge, self._journal(f"compared-{by}-{step.scoring(judge)}")
+        return self._judges[name]
 
     def _finish(self, cell: Cell, widths: Widths) -> dict[str, Any]:
         """Cut, audit, train, audit again, read the test split once. Cells that end in the same model share it."""

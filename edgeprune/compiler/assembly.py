@@ -23,6 +23,7 @@ from edgeprune.compiler.statistics import (
     summary,
     to_best,
 )
+from edgeprune.passes.finalists import seats
 from edgeprune.report import SplitRow
 from edgeprune.tracing import size_of
 
@@ -53,6 +54,8 @@ def assemble(
         metric=arena.task.metric,
         target=request.target,
         evaluations=arena.usual.evaluations,
+        images=min(arena.usual.images, len(arena.task.choosing)),
+        finalists=seats(arena.usual.finalists, arena.usual.evaluations),
         epochs=methods[0].finetune.epochs,
         seeds=sorted({f.seed for f in found}),
         splits=[SplitRow(name=s.name, n=s.n, origin=s.origin) for s in arena.task.splits()],

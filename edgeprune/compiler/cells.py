@@ -16,7 +16,7 @@ from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.sparsify import Sparsify
 from edgeprune.report import Measurement
 
-SCHEMA = "edgeprune-cell/1"
+SCHEMA = "edgeprune-cell/2"
 Ablation = Literal["", "no-recalibration", "no-distillation"]
 
 
@@ -75,7 +75,8 @@ class Finding(BaseModel):
     seed: int
     budget: str
     plan: str = Field(description="channels kept, group by group; 0 is a dropped block")
-    search: float = Field(description="score that chose the plan, on the searching images")
+    search: float = Field(description="score that chose the plan, on ``images`` of those that choose")
+    images: int
     audit: float
     tuned: float | None = Field(description="None without fine-tuning")
     test: float

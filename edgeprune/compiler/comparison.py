@@ -33,10 +33,16 @@ from edgeprune.errors import BadOption, UnmetRequirement, nearest
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Progress, Silent
+from edgeprune.passes.finalists import seats
 from edgeprune.passes.pool import Pool
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.tasks.base import Task
+
+_WIDER = 4
+"""Times the images that a search scores its plans on, for its finalists. The audit is left half of the split at least.
+"""
 
 
 def compare(
@@ -107,13 +113,20 @@ def run(
                           lease_name(request.out) if request.board else "", progress, root() / "boards")  # fmt: skip
         with closing(bench), closing(pool_for(request)) as pool:
             means = _means(request, bench.board, progress, pool)
-            audited = Audited(opened.task, tools.sparsify.images, request.seed)
+            audited = Audited(opened.task, choosing(tools.sparsify, contest.evaluations), request.seed)
             ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if contest.measure else ()
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
             with arena.store.open(key("comparison", arena.identity)):
                 return _run(contest, arena, methods(contest, tools), progress)
     finally:
         torch.set_num_threads(before)
+
+
+def choosing(step: Sparsify, evaluations: int) -> int:
+    """Return how many images had better choose: those that a search of so many evaluations scores its plans on, and
+    more where it has finalists.
+    """
+    return step.images * (_WIDER if seats(step.finalists, evaluations) > 1 else 1)
 
 
 def _run(contest: Contest, arena: Arena, chosen: Sequence[Method], progress: Progress) -> Comparison:

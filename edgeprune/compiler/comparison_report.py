@@ -15,7 +15,7 @@ from edgeprune.compiler.cells import Finding
 from edgeprune.compiler.statistics import Anova, Difference, Line, Point, PowerLaw, Summary
 from edgeprune.report import SplitRow
 
-SCHEMA = "edgeprune-comparison/1"
+SCHEMA = "edgeprune-comparison/2"
 REFERENCE = "random"
 """Whom every method is held against, besides the best baseline."""
 
@@ -76,6 +76,8 @@ class Comparison(_Data):
     metric: str
     target: str
     evaluations: int = Field(description="true evaluations that every cell may spend, a warm start's included")
+    images: int = Field(description="that every plan was scored on while searching")
+    finalists: int = Field(description="plans of a search, at most, that were scored on more of the images that choose")
     epochs: int
     seeds: list[int]
     splits: list[SplitRow]

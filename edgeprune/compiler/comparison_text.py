@@ -22,7 +22,7 @@ def markdown(report: Comparison) -> str:
         f"# Agents compared: {report.model}",
         f"Every search had at most {report.evaluations} true evaluations, a warm start's included; seeds "
         f"{', '.join(map(str, report.seeds))}; {_training(report)}. Scores are {report.metric}, in per cent: *search* "
-        f"({n['search']} images) chose the plan, *audit* ({n['audit']} other images of that split) and *test* "
+        f"({_chose(report, n['search'])}) chose the plan, *audit* ({n['audit']} other images of that split) and *test* "
         f"({n['test']} images, read once for each final model) chose nothing. Figures are means over the seeds, ± half "
         "of a 95 % t-interval; *evals* were spent, and after *to best* a search was within 1 % of its best.",
         f"The original: search {_percent(report.dense.search)}, audit {_percent(report.dense.audit)}, test "
@@ -39,6 +39,12 @@ def markdown(report: Comparison) -> str:
     parts += ["## Notes", "\n".join(f"- {note}" for note in report.notes)]
     parts += ["![Best score by true evaluations](curves.svg)", "![Accuracy against MACs](pareto.svg)"]
     return "\n\n".join(parts) + "\n"
+
+
+def _chose(report: Comparison, whole: int) -> str:
+    if report.finalists < 2 or report.images >= whole:
+        return f"{whole} images"
+    return f"{report.images} images while searching, up to {whole} for the best {report.finalists} plans of a search"
 
 
 def table(report: Comparison) -> RenderableType:

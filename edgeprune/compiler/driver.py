@@ -138,7 +138,9 @@ def _compile(
                 open_table(request.table, bench)  # refused now, and not after the first candidate
             pool = stack.enter_context(closing(pool_for(request)))
             means = _means(request, opened, progress, recipe, bench, pool)
-            workshop = stack.enter_context(Workshop(opened.original, opened.task, means, prepare=first, bench=bench))
+            workshop = stack.enter_context(Workshop(
+                opened.original, opened.task, means, prepare=first, bench=bench, digest=opened.inputs["original"]
+            ))  # fmt: skip
             if tools is None:
                 outcome = _as_given(workshop, passes or (), (recipe or {}).get("runtime", ""))
             else:

@@ -26,7 +26,7 @@ from edgeprune.compiler.cache import source_digest, versions
 from edgeprune.errors import BadOption, Lacking, MissingPackage, UnmetRequirement
 from edgeprune.groups import Widths
 from edgeprune.model import first_line
-from edgeprune.passes.pool import Pool, Score, Scores
+from edgeprune.passes.pool import Pool, Score, Scores, Worth
 from edgeprune.profiles import board as boards
 
 PATIENCE = 300.0
@@ -49,13 +49,13 @@ class Worker:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self._name = ""
-        self._score: Score | None = None
+        self._score: Score[Any] | None = None
 
     def identity(self) -> dict[str, str]:
         """Return what decides the last bit of a score here: code, libraries, processor."""
         return identity()
 
-    def score(self, name: str, held: Sequence[Any], widths: Widths) -> float:
+    def score(self, name: str, held: Sequence[Any], widths: Widths) -> Any:
         """Return one plan's score by the function in the object store that ``held`` refers to, called ``name``."""
         if self._score is None or name != self._name:
             import ray
@@ -69,7 +69,7 @@ class Worker:
                 ) from error
             self._name = name
         assert self._score is not None
-        return float(self._score(widths))
+        return self._score(widths)
 
 
 class RayPool(Pool):
@@ -98,7 +98,7 @@ class RayPool(Pool):
             raise BadOption(f"a pool needs at least one worker, not {self.workers}")
 
     @contextmanager
-    def open(self, score: Score) -> Iterator[Scores]:
+    def open(self, score: Score[Worth]) -> Iterator[Scores[Worth]]:
         """Send ``score`` and all that hangs on it to the cluster's store, once, and score plans by it.
 
         Raises UnmetRequirement where it cannot be pickled.
@@ -152,7 +152,7 @@ class RayPool(Pool):
             self._all = [actor.remote() for _ in range(self.workers)]
             self._joining = {worker.identity.remote(): worker for worker in self._all}
 
-    def _sent(self, score: Score) -> Any:
+    def _sent(self, score: Score[Any]) -> Any:
         with _by_value(self._ray.cloudpickle):
             try:
                 return self._ray.put(score)
@@ -165,9 +165,9 @@ class RayPool(Pool):
 
     # --- plans to scores ----------------------------------------------------------------------------------------------
 
-    def _scores(self, held: Any, plans: Sequence[Widths]) -> Iterator[float]:
+    def _scores(self, held: Any, plans: Sequence[Widths]) -> Iterator[Any]:
         todo = deque(range(len(plans)))
-        found: dict[int, float] = {}
+        found: dict[int, Any] = {}
         running: dict[Any, tuple[Any, int]] = {}
         lost: Counter[int] = Counter()
         try:
@@ -223,11 +223,11 @@ class RayPool(Pool):
                           "not be the same to the bit; use machines of one kind, set up alike")  # fmt: skip
         self._idle.append(worker)
 
-    def _score(self, done: Any, worker: Any) -> float | None:
+    def _score(self, done: Any, worker: Any) -> Any:
         """Return a score; None where the worker was lost with it and is on its way back. Raises what scoring raised."""
         errors = self._ray.exceptions
         try:
-            score = float(self._ray.get(done))
+            score = self._ray.get(done)
         except errors.RayTaskError as error:
             self._idle.append(worker)
             raise error.cause from error

@@ -12,11 +12,14 @@ from edgeprune.masks import HALF
 from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+from edgeprune.reconstruction import gathered, reconstruct, record
 
 
 @dataclass(frozen=True)
 class Recut(Pass[TorchModel, TorchModel]):
-    """Apply a recorded Surgery (its JSON), then re-estimate batch norms as sparsify does after its search."""
+    """Apply a recorded Surgery (its JSON), then reconstruct and re-estimate batch norms as sparsify does after its
+    search.
+    """
 
     name: ClassVar[str] = "recut"
     takes: ClassVar[type] = TorchModel
@@ -24,19 +27,23 @@ class Recut(Pass[TorchModel, TorchModel]):
 
     cuts: str = '{"dropped": [], "kept": {}}'
     recalibration: int = 0
+    reconstruction: bool = False
 
     def __post_init__(self) -> None:
         read_cuts(json.loads(self.cuts))
 
     @staticmethod
-    def of(cuts: Surgery, recalibration: int = 0) -> Recut:
+    def of(cuts: Surgery, recalibration: int = 0, reconstruction: bool = False) -> Recut:
         """Return the pass that applies these cuts."""
-        return Recut(json.dumps(cuts.to_json(), sort_keys=True), recalibration)
+        return Recut(json.dumps(cuts.to_json(), sort_keys=True), recalibration, reconstruction)
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the cut model."""
         result = surgery.rebuild(model, Surgery.from_json(json.loads(self.cuts)))
         task = ctx.task  # a synthetic one has no images that the statistics could be those of
+        if self.reconstruction and task:
+            images = gathered(list(task.calibration_batches()))
+            reconstruct(result.module, result.surgery, record(ctx.original.module, images), images)
         if self.recalibration and task and task.name != "synthetic" and has_batch_norm(result.module):
             recalibrate(result.module, first_images(task.calibration_batches(), self.recalibration))
         return result

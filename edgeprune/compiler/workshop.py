@@ -88,7 +88,8 @@ class Workshop:
     """Finishes candidates of one original under one set of means; everything it does is taken from the store if it is
     there.
 
-    ``prepare`` are passes that make the given model the original: a transfer to other classes.
+    ``prepare`` are passes that make the given model the original: a transfer to other classes. ``digest`` is the given
+    model's, where it is known: it takes an export.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Workshop:
         store: Store | None = None,
         prepare: Sequence[AnyPass] = (),
         bench: Bench | None = None,
+        digest: str | None = None,
     ) -> None:
         self.task, self.means = task, means
         self.preparation: tuple[StepRecord, ...] = ()
@@ -109,7 +111,7 @@ class Workshop:
         self.steps: list[StepRecord] = []
         self._context: Context
         try:
-            self._adopt(original)
+            self._adopt(original, digest or original.digest())
             if prepare:
                 self._prepare(original, tuple(prepare))
             self.source = self._finish_original()
@@ -126,13 +128,13 @@ class Workshop:
         if not isinstance(ready, TorchModel):
             raise BadModel("what prepares the original must give a TorchModel")
         self.steps.extend(self.preparation)
-        self._adopt(ready)
+        self._adopt(ready, ready.digest())
 
-    def _adopt(self, original: TorchModel) -> None:
+    def _adopt(self, original: TorchModel, digest: str) -> None:
         """Take a model for the original: everything that is done from now on is keyed by it."""
         task, means, self.original = self.task, self.means, original
         self.identity = key(
-            original.digest(),
+            digest,
             task.digest() if task else None,
             means.seed,
             source_digest(),

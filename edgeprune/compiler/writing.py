@@ -182,7 +182,8 @@ def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
     decided: list[tuple[str, Mapping[str, Any]]] = []
     searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
     cuts = dataclasses.replace(chosen.torch.surgery, activations={}) if chosen.torch is not None else None
-    recut = Recut.of(cuts, searched.options["recalibration"] if searched else 0) if cuts else None
+    how = {name: searched.options[name] for name in ("recalibration", "reconstruction")} if searched else {}
+    recut = Recut.of(cuts, **how) if cuts else None
     training = next((i for i, s in enumerate(chosen.steps) if s.name == "finetune"), len(chosen.steps))
     cutting = [i for i, s in enumerate(chosen.steps) if s.name in _CUTTING]
     place = max([i for i in cutting if i < training] or cutting, default=0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +18,8 @@ from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Scores
 from edgeprune.profiles.host import has_bf16
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+from edgeprune.reconstruction import Target, gathered, reconstruct, record
+from edgeprune.report import Score
 from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
 
@@ -108,7 +110,8 @@ class Scorer:
     """All that a plan's score hangs on and nothing else: what travels to a worker elsewhere.
 
     ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
-    are re-estimated on; empty where there is nothing to re-estimate.
+    are re-estimated on; empty where there is nothing to re-estimate. ``targets`` are what weights are reconstructed by,
+    on ``taught``; None leaves them as they are.
     """
 
     model: TorchModel
@@ -119,37 +122,50 @@ class Scorer:
     way: Way
     indices: Sequence[int]
     calibration: Sequence[torch.Tensor]
+    targets: Mapping[str, Target] | None = None
+    taught: torch.Tensor | None = None
 
     def score(self, widths: Widths) -> float:
         """Return one plan's score."""
+        return self.scored(widths).value
+
+    def scored(self, widths: Widths) -> Score:
+        """Return one plan's score with what it is made of, image by image."""
         smaller = self.way.dress(self.smaller(widths))
         if self.calibration:
             with self.way.computing():
                 recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
-        return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices).value
+        return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices)
 
     def smaller(self, widths: Widths) -> TorchModel:
-        """Return the model cut to ``widths``, or masked, with the batch norms of the original."""
-        return rebuild(self.model, self.operate(self.model, self.groups, widths, self.ranking))
+        """Return the model cut to ``widths``, or masked, reconstructed if so wanted, with the original's batch norms.
+        """
+        cut = rebuild(self.model, self.operate(self.model, self.groups, widths, self.ranking))
+        if self.targets is not None and self.taught is not None:
+            reconstruct(cut.module, cut.surgery, self.targets, self.taught)
+        return cut
 
 
 class Judge:
     """Scores plans in parallel on the context's pool.
 
-    ``images`` of the search split are scored, batch norms are re-estimated on ``recalibration`` training images, both
-    the same ones for every plan. A score is a pure function of the plan.
+    ``images`` of the ``whole`` search split are scored, batch norms are re-estimated on ``recalibration`` training
+    images, both the same ones for every plan. A score is a pure function of the plan. With ``reconstruction`` the
+    layers that lost inputs are given the weights of least squares towards the original's outputs.
     """
 
     def __init__(
         self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, operate: Operate, *,
         images: int, recalibration: int, arithmetic: Arithmetic = "auto", total: int = 0,
+        reconstruction: bool = False,
     ) -> None:
         assert ctx.task is not None
         self._ctx, self._total, self.way = ctx, total, PLAIN
         self._bar: Any = None
-        self._scores: Scores
-        size = next(s.n for s in ctx.task.splits() if s.name == "search")
-        order = np.random.default_rng(ctx.seed).permutation(size)[:images]
+        self._scores: Scores[float]
+        self.whole = next(s.n for s in ctx.task.splits() if s.name == "search")
+        self.images = min(images, self.whole)
+        self._order = np.random.default_rng(ctx.seed).permutation(self.whole)
         calibration: list[torch.Tensor] = []
         if ctx.task.name != "synthetic":
             norms = has_batch_norm(model.module)
@@ -157,20 +173,20 @@ class Judge:
             self.way = agreed(model, torch.cat(seen)[:_COMPARED].numpy() if seen else np.zeros(0, np.float32),
                               arithmetic)  # fmt: skip
             calibration = seen if norms else []
-        indices = sorted(int(i) for i in order)
-        self._scorer = Scorer(model, groups, ranking, ctx.task, operate, self.way, indices, calibration)
+        taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
+        self._scorer = Scorer(
+            model, groups, ranking, ctx.task, operate, self.way, self._first(self.images), calibration,
+            None if taught is None else record(ctx.original.module, taught), taught,
+        )  # fmt: skip
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Hold the workers; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
         self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
         try:
-            with self._ctx.pool.open(self._scorer.score) as self._scores:
+            with _single_threads(), self._ctx.pool.open(self._scorer.score) as self._scores:
                 yield
         finally:
-            torch.set_num_threads(before)
             close = getattr(self._bar, "close", None)
             if close:
                 close()
@@ -181,12 +197,33 @@ class Judge:
             next(self._bar, None)
             yield score
 
+    def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
+        """Return the plans' scores on ``images`` of the search split, those that ``scores`` looks at among them."""
+        self._ctx.progress.note(f"finalists: {len(plans)} plans on {images} images")
+        scorer = replace(self._scorer, indices=self._first(images))
+        with _single_threads(), self._ctx.pool.open(scorer.scored) as scores:
+            return list(scores(plans))
+
+    def _first(self, images: int) -> list[int]:
+        return sorted(int(i) for i in self._order[:images])
+
     def cut(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, with its batch norms re-estimated in plain float32."""
         smaller = self._scorer.smaller(widths)
         if self._scorer.calibration:
             recalibrate(smaller.module, self._scorer.calibration)
         return smaller
+
+
+@contextmanager
+def _single_threads() -> Iterator[None]:
+    """Let torch compute on one thread within the block: there is a worker for each core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tensor(images: NDArray[np.float32]) -> torch.Tensor:

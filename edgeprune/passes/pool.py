@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from edgeprune.groups import Widths
 
-Score = Callable[[Widths], float]
+Worth = TypeVar("Worth")
+"""A number, or whatever else tells how good a plan is; never None."""
+Score = Callable[[Widths], Worth]
 """What one plan is worth: a pure function, computed by whoever calls it on as many threads as torch has there."""
-Scores = Callable[[Sequence[Widths]], Iterator[float]]
+Scores = Callable[[Sequence[Widths]], Iterator[Worth]]
 """Yields one score a plan, in the plans' order, each as soon as it and those before it are known."""
 
 
@@ -27,7 +29,7 @@ class Pool(ABC):
     workers: int
 
     @abstractmethod
-    def open(self, score: Score) -> AbstractContextManager[Scores]:
+    def open(self, score: Score[Worth]) -> AbstractContextManager[Scores[Worth]]:
         """Hold the workers for scoring by ``score``. On leaving, whatever the reason, evaluations that have not begun
         are cancelled.
 
@@ -54,7 +56,7 @@ class Threads(Pool):
         self.workers = workers
 
     @contextmanager
-    def open(self, score: Score) -> Iterator[Scores]:
+    def open(self, score: Score[Worth]) -> Iterator[Scores[Worth]]:
         """Start the threads; on leaving, wait for the evaluations that have begun."""
         threads = ThreadPoolExecutor(self.workers, thread_name_prefix="evaluate")
         try:

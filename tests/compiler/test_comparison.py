@@ -29,9 +29,11 @@ from edgeprune.cli import main
 from edgeprune.compiler.arena import Arena
 from edgeprune.compiler.auditing import Audited
 from edgeprune.compiler.cache import root
+from edgeprune.compiler.comparison import choosing
 from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.compiler.comparison_text import markdown
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles import board as boards
 from edgeprune.tasks.classification import Classification
 
@@ -180,6 +182,15 @@ def test_the_best_baseline_is_chosen_by_the_images_that_choose(done: Done) -> No
     for budget in done.report.budgets:
         rows = [row for row in done.report.rows if row.budget == budget.label]
         assert budget.best_baseline == max(rows, key=lambda row: row.search.mean).method
+
+
+def test_finalists_have_more_images_to_be_chosen_by(done: Done) -> None:
+    step = Sparsify(images=50, finalists=8)
+    assert [choosing(step, n) for n in (19, 20, 300)] == [50, 200, 200]
+    assert choosing(dataclasses.replace(step, finalists=1), 300) == 50
+    assert (done.report.images, done.report.finalists) == (50, 1)
+    wide = markdown(done.report.model_copy(update={"images": 20, "finalists": 3}))
+    assert "*search* (20 images while searching, up to 50 for the best 3 plans of a search) chose the plan" in wide
 
 
 def test_the_page_says_what_each_figure_is(done: Done) -> None:

@@ -186,17 +186,39 @@ def test_threads_are_given_back_even_after_a_failure(tmp_path: Path) -> None:
     assert threading.active_count() == running
 
 
+class Watched(Answers):
+    """Remembers which images of which split were scored, in the order in which they first were."""
+
+    def score(self, predict, split, indices=None):
+        seen = vars(self).setdefault("seen", {})
+        seen[split, tuple(indices)] = seen.get((split, tuple(indices)), 0) + 1
+        return super().score(predict, split, indices)
+
+
 def test_a_subset_of_the_search_split_is_scored_and_always_the_same(tmp_path: Path) -> None:
-    seen = set()
-
-    class Watched(Answers):
-        def score(self, predict, split, indices=None):
-            seen.add((split, tuple(indices)))
-            return super().score(predict, split, indices)
-
-    search(tmp_path, "random", task=Watched(toy("Residual"), 48), options={"images": 20})
-    ((split, indices),) = seen
+    _, _, task = search(
+        tmp_path, "random", task=Watched(toy("Residual"), 48), options={"images": 20, "finalists": 1}
+    )
+    ((split, indices),) = task.seen
     assert split == "search" and len(set(indices)) == 20 and max(indices) < 48
+
+
+def test_the_best_plans_are_scored_again_on_more_images_and_the_first_of_them_is_taken(tmp_path: Path) -> None:
+    options = {"images": 12, "finalists": 3, "evaluations": 30}
+    cut, facts, task = search(tmp_path, "random", task=Watched(toy("Residual"), 48), options=options)
+    assert facts["evaluations"] == len(facts["history"]) == 30
+    (few, times), *more = ((indices, times) for (_, indices), times in task.seen.items())
+    assert (len(few), times) == (12, 30)
+    assert more and [len(indices) for indices, _ in more] == [24, 48][: len(more)]
+    assert all(set(few) < set(indices) for indices, _ in more) and more[0][1] == 3
+    rows = facts["finalists"]
+    best = sorted((row.score for row in facts["history"] if row.cost <= facts["target"]), reverse=True)
+    assert sorted(row.searched for row in rows) == pytest.approx(sorted(best[:3]))
+    assert facts["plan"][0].kept == int(rows[0].plan.split("-")[0])
+    seen = {len(indices): indices for _, indices in task.seen}
+    for images, score in ((rows[0].images, rows[0].score), (facts["images"], facts["best"])):
+        fresh = Answers(toy("Residual"), 48).score(cut.predict, "search", seen[images])
+        assert score == pytest.approx(fresh.value, abs=1e-6)
 
 
 def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> None:
@@ -285,6 +307,8 @@ def test_a_ceiling_out_of_reach_is_refused_before_any_scoring(tmp_path: Path) ->
 def test_options_out_of_range() -> None:
     with pytest.raises(BadOption, match=r"^unknown criterion 'tailor'; did you mean 'taylor'\?$"):
         Sparsify(criterion="tailor")
+    with pytest.raises(ValueError, match=r"^finalists must be at least 1, not 0$"):
+        Sparsify(finalists=0)
     with pytest.raises(ValueError, match=r"^evaluations must be at least 1, not 0$"):
         Sparsify(evaluations=0)
 

@@ -1,0 +1,131 @@
+"""The best plans of a search once more, on more and more images, until it is clear which of them is the best.
+
+The highest of many noisy scores flatters its plan. Scoring every plan on all images would cost the search most of its
+evaluations; a handful costs little. Each heat doubles the images, and a finalist whose paired drop from the leader is
+clear of its standard error goes: a race over nested subsets (Maron & Moore, 1994, with the paired normal interval of
+Birattari et al., 2002, in place of Hoeffding's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from edgeprune.agents.base import Asked, Trace
+from edgeprune.groups import Widths
+from edgeprune.passes.judging import Judge
+
+CLEAR = 1.96
+"""Standard errors that a drop must exceed: 95 % where drops are normal."""
+SHARE = 10
+"""Evaluations of a search for each of its finalists: scoring those again is to cost little beside it."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A plan, the search's score of it, and its score on the most images that it was scored on, ``images``."""
+
+    widths: Widths
+    searched: float
+    score: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Election:
+    """The finalists, best first, and what the best of them gains over the best plan of the warm start.
+
+    ``best`` and ``start`` are those two's scores on the most images that both were scored on, ``images``; ``start`` is
+    None without a warm start.
+    """
+
+    ranked: tuple[Finalist, ...]
+    best: float
+    start: float | None
+    images: int
+
+    @property
+    def widths(self) -> Widths:
+        """The plan that is taken."""
+        return self.ranked[0].widths
+
+
+def elect(
+    judge: Judge, baselines: Sequence[Trace], found: Sequence[Trace], most: int, evaluations: int
+) -> Election | None:
+    """Race the best plans of a search of so many evaluations; return None where none is under the ceilings.
+
+    ``baselines`` are the traces of a warm start, whose best plan races too.
+    """
+    starts = [one.best for one in baselines if one.best is not None]
+    reference = max(starts, key=lambda one: one.score, default=None)
+    candidates = drawn([*baselines, *found], reference, most, evaluations)
+    if not candidates:
+        return None
+    results = [{one.widths: one for one in heat} for heat in race(judge, candidates)]
+    ranked = tuple(results[-1].values())
+    taken = ranked[0].widths
+    if reference is None:
+        return Election(ranked, ranked[0].score, None, ranked[0].images)
+    if reference.widths not in results[0]:  # it had no seat, and there was a single one: nobody was scored again
+        return Election(ranked, ranked[0].score, reference.score, ranked[0].images)
+    both = next(one for one in reversed(results) if one[taken].images == one[reference.widths].images)
+    return Election(ranked, both[taken].score, both[reference.widths].score, both[taken].images)
+
+
+def drawn(traces: Sequence[Trace], reference: Asked | None, most: int, evaluations: int) -> list[Asked]:
+    """Return the ``most`` best feasible plans of all traces, best first, each once; the ``reference`` is among them.
+
+    Fewer where the search was short. Of equals the first that was asked for is the better; a single seat is the best
+    plan's.
+    """
+    places = seats(most, evaluations)
+    feasible: dict[Widths, Asked] = {}
+    for trace in traces:
+        for one in trace.asked:
+            if one.share <= 1.0:
+                feasible.setdefault(one.widths, one)
+    best = sorted(feasible.values(), key=lambda one: -one.score)[:places]
+    if reference is None or places == 1 or reference.widths in {one.widths for one in best}:
+        return best
+    return [*best[:-1], reference]
+
+
+def seats(most: int, evaluations: int) -> int:
+    """Return how many finalists, of ``most``, a search of so many evaluations has: one for each SHARE of them."""
+    return max(1, min(most, evaluations // SHARE))
+
+
+def race(judge: Judge, candidates: Sequence[Asked]) -> Iterator[list[Finalist]]:
+    """Yield the finalists after each heat, best first: those that are left, then those that went, the last to go first.
+
+    The first heat is the search itself. There are no more where all images were scored there, or only one candidate
+    is; later ones end when one finalist is left or all images are scored. Ties go to the earlier of ``candidates``.
+    """
+    left = [Finalist(one.widths, one.score, one.score, judge.images) for one in candidates]
+    gone: list[Finalist] = []
+    yield list(left)
+    for _, images in pairwise(heats(judge.images, judge.whole)):
+        if len(left) < 2:
+            return
+        scores = judge.scored([one.widths for one in left], images)
+        ran = sorted(
+            ((Finalist(one.widths, one.searched, score.value, images), score)
+             for one, score in zip(left, scores, strict=True)),
+            key=lambda pair: -pair[0].score,
+        )  # fmt: skip
+        leader = ran[0][1]
+        drops = [leader.drop_to(score) for _, score in ran]
+        clear = [drop > CLEAR * error for drop, error in drops]
+        left = [one for (one, _), out in zip(ran, clear, strict=True) if not out]
+        gone = [*(one for (one, _), out in zip(ran, clear, strict=True) if out), *gone]
+        yield [*left, *gone]
+
+
+def heats(images: int, whole: int) -> list[int]:
+    """Return how many images each heat scores: the search's, then twice as many each time, ``whole`` at last."""
+    sizes = [min(images, whole)]
+    while sizes[-1] < whole:
+        sizes.append(min(2 * sizes[-1], whole))
+    return sizes

@@ -1,0 +1,131 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeprune.agents.base import Asked, Trace
+from edgeprune.groups import Widths
+from edgeprune.passes.finalists import Finalist, drawn, elect, heats, race, seats
+from edgeprune.report import Score
+
+WHOLE = 4000
+
+
+class Judge:
+    """Knows each plan's true accuracy: an image is right where its own draw, the same for every plan, lies below it.
+
+    ``spread`` is how much of a draw is the plan's own, so that plans of like accuracy differ on some images.
+    """
+
+    def __init__(self, true: dict[Widths, float], images: int = 500, spread: float = 0.1) -> None:
+        self.true, self.images, self.whole, self.asked = true, images, WHOLE, []
+        shared = np.random.default_rng(0).random(WHOLE)
+        own = {plan: np.random.default_rng(plan).random(WHOLE) for plan in true}
+        self.right = {p: ((1 - spread) * shared + spread * own[p] < true[p]).astype(float) for p in true}
+
+    def searched(self, plan: Widths) -> float:
+        return float(self.right[plan][: self.images].mean())
+
+    def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
+        self.asked.append((list(plans), images))
+        return [Score(float(self.right[p][:images].mean()), images, self.right[p][:images]) for p in plans]
+
+
+def trace(name: str, *asked: tuple[Widths, float, float]) -> Trace:
+    plans = tuple(Asked(*one) for one in asked)
+    best = max((one for one in plans if one.share <= 1), key=lambda one: one.score, default=None)
+    return Trace(name, plans, len(plans), best, 0.0, 0.0)
+
+
+def asked(judge: Judge) -> list[Asked]:
+    return [Asked(plan, judge.searched(plan), 1.0) for plan in judge.true]
+
+
+def last(judge: Any, candidates: Sequence[Asked]) -> list[Finalist]:
+    return list(race(judge, candidates))[-1]
+
+
+def test_each_heat_has_twice_the_images_and_the_last_has_all() -> None:
+    assert heats(500, 4000) == [500, 1000, 2000, 4000]
+    assert heats(500, 1700) == [500, 1000, 1700]
+    assert heats(500, 500) == [500] == heats(900, 500)
+
+
+def test_short_searches_have_few_finalists() -> None:
+    assert [seats(8, n) for n in (1, 10, 29, 80, 300)] == [1, 1, 2, 8, 8]
+    assert seats(1, 300) == 1
+
+
+def test_the_luck_of_a_few_images_does_not_decide() -> None:
+    judge = Judge({(n,): 0.5 + n / 200 for n in range(8)}, spread=0.3)
+    flattered = max(asked(judge), key=lambda one: one.score).widths
+    assert flattered != (7,)  # else these draws would show nothing
+    final = last(judge, sorted(asked(judge), key=lambda one: -one.score))
+    assert final[0].widths == (7,)
+    assert final[0].searched == judge.searched((7,))
+
+
+def test_who_is_clearly_behind_is_not_scored_again() -> None:
+    judge = Judge({(0,): 0.8, (1,): 0.79, (2,): 0.4})
+    result = last(judge, asked(judge))
+    assert judge.asked[0] == ([(0,), (1,), (2,)], 1000)
+    assert all((2,) not in plans for plans, _ in judge.asked[1:])
+    assert [(one.widths, one.images) for one in result][-1] == ((2,), 1000)
+
+
+def test_a_race_ends_once_one_is_left() -> None:
+    judge = Judge({(0,): 0.8, (1,): 0.4})
+    last(judge, asked(judge))
+    assert [images for _, images in judge.asked] == [1000]
+
+
+def test_equals_run_to_the_last_image_and_the_earlier_is_taken() -> None:
+    judge = Judge({(5,): 0.5, (6,): 0.5}, spread=0.0)
+    result = last(judge, asked(judge))
+    assert [images for _, images in judge.asked] == [1000, 2000, 4000]
+    assert [one.widths for one in result] == [(5,), (6,)]
+
+
+@pytest.mark.parametrize(("images", "plans"), [(WHOLE, 3), (500, 1)])
+def test_nobody_is_scored_again_for_nothing(images: int, plans: int) -> None:
+    judge = Judge({(n,): 0.5 for n in range(plans)}, images=images)
+    assert len(list(race(judge, asked(judge)))) == 1
+    assert judge.asked == []
+
+
+def test_finalists_are_feasible_distinct_and_hold_the_best_of_the_warm_start() -> None:
+    start = trace("random", ((1,), 0.5, 0.9), ((2,), 0.4, 0.9))
+    agent = trace("ppo", *(((n,), 0.5 + n / 100, 1.0) for n in range(3, 20)), ((30,), 0.99, 1.2), ((1,), 0.5, 0.9))
+    chosen = drawn([start, agent], start.best, 4, 300)
+    assert [one.widths for one in chosen] == [(19,), (18,), (17,), (1,)]
+    assert [one.widths for one in drawn([start, agent], start.best, 1, 300)] == [(19,)]
+    assert [one.widths for one in drawn([start], start.best, 8, 300)] == [(1,), (2,)]
+
+
+def test_the_gain_is_told_on_images_that_both_were_scored_on() -> None:
+    judge = Judge({(0,): 0.8, (1,): 0.6, (2,): 0.4})
+    plans = {one.widths: one for one in asked(judge)}
+
+    def told(*widths: Widths) -> list[tuple[Widths, float, float]]:
+        return [(w, plans[w].score, plans[w].share) for w in widths]
+
+    found = elect(judge, [trace("uniform", *told((2,)))], [trace("ppo", *told((0,), (1,)))], 8, 300)
+    assert found is not None
+    assert (found.widths, found.images) == ((0,), 1000)
+    assert found.best - found.start == pytest.approx(judge.right[0,][:1000].mean() - judge.right[2,][:1000].mean())
+    alone = elect(judge, [], [trace("ppo", *told((0,), (1,)))], 8, 300)
+    assert alone is not None
+    assert (alone.start, alone.best) == (None, alone.ranked[0].score)
+
+
+def test_one_seat_leaves_the_search_s_own_scores() -> None:
+    judge = Judge({(0,): 0.8, (1,): 0.7})
+    found = elect(judge, [trace("uniform", ((1,), 0.7, 1.0))], [trace("ppo", ((0,), 0.8, 1.0))], 1, 300)
+    assert found is not None
+    assert (found.start, found.best, found.images, judge.asked) == (0.7, 0.8, 500, [])
+
+
+def test_no_feasible_plan_is_no_election() -> None:
+    judge = Judge({(0,): 0.8})
+    assert elect(judge, [], [trace("ppo", ((0,), 0.8, 1.5))], 8, 300) is None
