@@ -9,9 +9,12 @@ import torch
 from contexts import context, torch_model
 
 from edgeprune.compiler.recut import Recut, read_cuts
+from edgeprune.find import find
 from edgeprune.model import Surgery, TorchModel
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.tasks.classification import Classification
 from edgeprune.tasks.synthetic import Synthetic
+from edgeprune.tracing import size_of
 
 CUTS = Surgery({"stem": ((0, 2), None), "bn": ((0, 2), None), "down": (None, (0, 2))}, ("block",))
 
@@ -51,6 +54,17 @@ def test_statistics_are_estimated_anew_on_real_images_alone(model: TorchModel, t
     assert torch.equal(mean(64, Synthetic(model)), kept)  # as sparsify does: there are no images of the model's own
     assert not torch.equal(mean(64, data), kept)
     assert torch.equal(mean(64, data), mean(64, data))
+
+
+def test_what_a_search_reconstructs_is_reconstructed_alike(model: TorchModel, tmp_path: Path) -> None:
+    data = Classification(tiny.write_data(tmp_path / "d.npz"))
+    limits = (("macs", 0.6 * size_of(model)["macs"]),)
+    step = Sparsify(agent=find("agents", "uniform")(), evaluations=4, limits=limits, reconstruction=True)
+    found = step.run(model.clone(), context(tmp_path, model, task=data)[0])
+    again = run(Recut.of(found.surgery, step.recalibration, True), model, tmp_path, task=data)
+    assert again.digest() == found.digest()
+    plain = run(Recut.of(found.surgery, step.recalibration), model, tmp_path, task=data)
+    assert plain.digest() != found.digest()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from edgeprune.model import TorchModel
 from edgeprune.passes.pool import Threads
 from edgeprune.passes.sparsify import Sparsify, group_rows
 from edgeprune.tally import Tally, Term
+from edgeprune.tasks.synthetic import Synthetic
 from edgeprune.tracing import size_of, trace
 
 FINE = BOARD.model_copy(update={"channel_multiples": {"fp32": 1}})
@@ -289,6 +290,24 @@ def test_a_search_needs_a_task_and_a_ceiling(tmp_path: Path) -> None:
     ctx, _ = context(tmp_path, model, task=Answers(model, 8))
     with pytest.raises(UnmetRequirement, match=r"^a search needs a ceiling on macs, parameters or what a table tells$"):
         Sparsify().requires(model, ctx)
+
+
+def test_reconstruction_is_for_channels_and_real_images(tmp_path: Path) -> None:
+    model = toy("Plain")
+    message = r"^reconstruction is for channels that go, and needs real data: give --data, and granularity=channel$"
+    for granularity, task in (("element", Answers(model, 8)), ("channel", Synthetic(model))):
+        ctx, _ = context(tmp_path, model, task=task)
+        step = Sparsify(limits=(("macs", 1.0),), reconstruction=True, granularity=granularity)
+        with pytest.raises(UnmetRequirement, match=message):
+            step.requires(model, ctx)
+
+
+def test_reconstructed_plans_have_scores_of_their_own(tmp_path: Path) -> None:
+    journals: dict[str, Any] = {}
+    for on in (False, True):
+        search(tmp_path, options={"reconstruction": on}, journal=lambda name: journals.setdefault(name, {}))
+    plain, reconstructed = journals.values()
+    assert plain.keys() == reconstructed.keys() and plain != reconstructed
 
 
 def test_a_net_with_nothing_to_choose_is_refused(tmp_path: Path) -> None:
