@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model"},
-    {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration"}
+    {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration", "reconstruction"}
     | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
     {"dialects"},
     {"agents", "backends", "engines"},
@@ -32,7 +32,7 @@ LAYERS = (
     {"__main__"},
 )
 OWNERS = {
-    "click": {"cli.py"},
+    "click": {"cli/"},
     "torch_pruning": {"tracing.py"},
     "onnx": {"model.py", "passes/", "dialects/", "backends/onnxruntime.py"},
     "onnxruntime": {"model.py", "passes/", "dialects/", "backends/", "profiles/onboard.py"},
