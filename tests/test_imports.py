@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
-    {"model"},
+    {"model", "threads"},
     {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration", "reconstruction"}
     | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
     {"dialects"},

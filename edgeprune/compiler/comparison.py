@@ -39,6 +39,7 @@ from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles import board as boards
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.tasks.base import Task
+from edgeprune.threads import threads
 
 _WIDER = 4
 """Times the images that a search scores its plans on, for its finalists. The audit is left half of the split at least.
@@ -98,9 +99,7 @@ def run(
     """
     request = contest.request
     require_writable(request.out)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a build: whatever is not told otherwise, so that bytes do not hang on the core count
-    try:
+    with threads(1):  # as a build: whatever is not told otherwise, so that bytes do not hang on the core count
         for agent in contest.agents:
             if isinstance(agent, str):
                 find.find("agents", agent)  # refused now, and not after the model was loaded
@@ -118,8 +117,6 @@ def run(
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
             with arena.store.open(key("comparison", arena.identity)):
                 return _run(contest, arena, methods(contest, tools), progress)
-    finally:
-        torch.set_num_threads(before)
 
 
 def choosing(step: Sparsify, evaluations: int) -> int:

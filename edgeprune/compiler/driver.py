@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from edgeprune.profiles import board as boards
 from edgeprune.profiles.ssh import lease_name
 from edgeprune.report import Report
 from edgeprune.tasks.base import Task
+from edgeprune.threads import threads
 from edgeprune.tracing import trace
 
 
@@ -116,7 +117,7 @@ def _compile(
     passes: tuple[AnyPass, ...] | None = None,
 ) -> Build:
     require_writable(request.out)
-    with _one_thread():
+    with threads(1):  # whatever is not told otherwise, so that bytes do not hang on the core count
         recipe = None
         if request.recipe is not None:
             request, recipe = replay.adopt(request, given=module is not None)
@@ -251,14 +252,3 @@ def _cost(request: Request, bench: Bench) -> Cost:
     if request.cost == "macs" or (request.cost == "measured" and bench.source == "measured"):
         return request.cost
     return "estimated" if bench.board.tera_ops and bench.board.bandwidth_gb_s else "macs"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Everything that is not told otherwise computes with one thread, so that bytes do not hang on the core count."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

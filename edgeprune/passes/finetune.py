@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +14,7 @@ from edgeprune.passes.base import Context, Pass
 from edgeprune.passes.hints import Hints
 from edgeprune.passes.training import Training, ahead
 from edgeprune.tasks.base import Batch, Task
+from edgeprune.threads import threads
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
         """Return the model with the weights of its best epoch."""
         if self.epochs == 0 or ctx.task is None:
             return model
-        with _threads(ctx.train_threads):
+        with threads(ctx.train_threads):
             state = Training.start(model, self.momentum, self.weight_decay, self.average, ctx)
             if self.hints:
                 state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs)
@@ -124,13 +123,3 @@ class Finetune(Pass[TorchModel, TorchModel]):
         if at < self.warmup:
             return max(at / self.warmup, 0.01)
         return 0.5 * (1 + math.cos(math.pi * (at - self.warmup) / max(total - self.warmup, 1e-9)))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

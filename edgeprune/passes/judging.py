@@ -22,6 +22,7 @@ from edgeprune.reconstruction import Target, gathered, reconstruct, record
 from edgeprune.report import Score
 from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
+from edgeprune.threads import threads
 
 Arithmetic = Literal["auto", "fp32", "bf16"]
 Operate = Callable[[TorchModel, Sequence[Group], Widths, importance.Scores], Surgery]
@@ -184,7 +185,7 @@ class Judge:
         """Hold the workers; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
         self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
         try:
-            with _single_threads(), self._ctx.pool.open(self._scorer.score) as self._scores:
+            with threads(1), self._ctx.pool.open(self._scorer.score) as self._scores:
                 yield
         finally:
             close = getattr(self._bar, "close", None)
@@ -201,7 +202,7 @@ class Judge:
         """Return the plans' scores on ``images`` of the search split, those that ``scores`` looks at among them."""
         self._ctx.progress.note(f"finalists: {len(plans)} plans on {images} images")
         scorer = replace(self._scorer, indices=self._first(images))
-        with _single_threads(), self._ctx.pool.open(scorer.scored) as scores:
+        with threads(1), self._ctx.pool.open(scorer.scored) as scores:
             return list(scores(plans))
 
     def _first(self, images: int) -> list[int]:
@@ -213,17 +214,6 @@ class Judge:
         if self._scorer.calibration:
             recalibrate(smaller.module, self._scorer.calibration)
         return smaller
-
-
-@contextmanager
-def _single_threads() -> Iterator[None]:
-    """Let torch compute on one thread within the block: there is a worker for each core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tensor(images: NDArray[np.float32]) -> torch.Tensor:

@@ -103,7 +103,10 @@ def test_steps_walk_towards_a_plan(seed: int) -> None:
 
 @pytest.mark.parametrize("actions", NAMES)
 def test_one_group_is_enough(actions: str) -> None:
-    play(env_of(actions, 0.7, blocks=0, plain=1), 0)
+    env = env_of(actions, 0.7, blocks=0, plain=1)
+    widths = play(env, 0)[-1]["widths"]
+    (free,) = env.space.free
+    assert widths[free] < env.space.cost.groups[free].channels and env.space.share(widths) <= 1.0
 
 
 def test_quarters_offer_quarters_and_drop_nothing_but_blocks() -> None:
