@@ -18,6 +18,7 @@ from edgeprune.cli.options import (
     MODEL,
     PATH,
     QUIET,
+    TABLE,
     TARGET,
     THREADS,
     WORKERS,
@@ -48,6 +49,8 @@ Exit codes:
            "several give fits across them. Default: 0.5x, where no ceiling is given."),
     option("Budget", "--max-parameters", multiple=True, callback=ceilings, metavar="2M|0.5x",
            help="Ceiling on parameters; likewise. With --max-macs, every pair of the two."),
+    option("Budget", "--max-latency", multiple=True, callback=ceilings, metavar="3ms|0.5x",
+           help="Ceiling on the latency that --table tells of the float32 graph; likewise."),
     option("Comparison", "--agents", default=",".join(find.names("agents")), show_default=True, metavar="A,B,…",
            help="Who searches. Learning agents are started from the baselines, whose evaluations are theirs too."),
     option("Comparison", "--seeds", type=click.IntRange(1), metavar="N", default=5, show_default=True,
@@ -63,13 +66,14 @@ Exit codes:
     option("Comparison", "--cold/--no-cold", default=False, show_default=True,
            help="Also every learning agent without its warm start, in a row of its own."),
     option("Comparison", "--ablation", "ablations", multiple=True,
-           type=click.Choice(["no-recalibration", "no-distillation"]),
-           help="Also every row without this: batch norms not re-estimated while searching, or a fine-tuning on "
-           "labels alone. May be repeated."),
+           type=click.Choice(["no-recalibration", "no-distillation", "no-measured-cost"]),
+           help="Also every row without this: batch norms not re-estimated while searching, a fine-tuning on labels "
+           "alone, or a ceiling on the same share of MACs in place of that on --table's latency. May be repeated."),
     option("Comparison", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
            help="Set an option of sparsify, finetune, task or of the agents that have it. May be repeated."),
-    WORKERS, TARGET, BOARD, THREADS,
-    option("Target", "--measure", is_flag=True, help="Time the float32 ONNX of every final model on the target."),
+    WORKERS, TARGET, BOARD, THREADS, TABLE,
+    option("Target", "--measure", is_flag=True,
+           help="Time the float32 ONNX of every final model on the target. --table does it too."),
     option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
            help="Where fine-tuning runs."),
     option("Output", "--out", type=PATH, metavar="DIR",
@@ -83,7 +87,7 @@ Exit codes:
 def compare_(
     ctx: click.Context, /, agents: str, seeds: int, evaluations: int, images: int | None, epochs: int, cold: bool,
     ablations: Any, measure: bool, set_: tuple[str, ...], max_macs: list[Limit], max_parameters: list[Limit],
-    out: Path | None, data: Path | None, as_json: bool, quiet: bool, **rest: Any,
+    max_latency: list[Limit], out: Path | None, data: Path | None, as_json: bool, quiet: bool, **rest: Any,
 ) -> None:
     """Compare agents on MODEL at equal numbers of true evaluations and equal fine-tuning, over several seeds.
 
@@ -116,7 +120,7 @@ def compare_(
         from edgeprune.compiler.contest import Contest, budgets
 
         names = tuple(name.strip() for name in agents.split(",") if name.strip())
-        chosen = budgets(macs=max_macs, parameters=max_parameters)
+        chosen = budgets(macs=max_macs, parameters=max_parameters, latency=max_latency)
         contest = Contest(request, names, chosen, seeds, evaluations, epochs, cold, ablations, measure)
         report = run(contest, progress(quiet))
     if as_json:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from edgeprune import layers
@@ -16,6 +17,7 @@ from edgeprune.agents.base import key as plan_key
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.benches.base import Bench
 from edgeprune.budget import Budget
+from edgeprune.compiler import tabling
 from edgeprune.compiler.auditing import Audited
 from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
 from edgeprune.compiler.cells import SCHEMA, Cell, Finding
@@ -53,7 +55,30 @@ class Arena:
             progress=means.progress, cost="macs", threads=means.threads, train_threads=means.train_threads,
             pool=means.pool, device=means.device,
         )  # fmt: skip
+        self.told = ""
+        """The table that searches go by, if any."""
         self._judges: dict[str, tuple[Judge, MutableMapping[str, float]]] = {}
+
+    def aim(self, path: Path) -> None:
+        """Let searches know the latency that the table at ``path`` tells of any plan's float32 graph, on widths that
+        the target likes; what the table lacks is measured into it. To be called before anything is run.
+        """
+        graph = self._graph(self.original, "original")
+        found, table = tabling.units_of(graph), tabling.open_table(path, self.bench)
+        tabling.extend(table, path, self.bench, graph, found, self.means.progress)
+        self.usual = dataclasses.replace(self.usual, tallies=(tabling.tally_of(table, found),), aligned=True)
+        self.told = f"{path} ({table.digest()[:12]})"
+
+    def limits(self, cell: Cell) -> dict[str, float]:
+        """Return the ceilings that a cell searches under. Without measured cost the share of the latency that its
+        budget allows is that of the MACs.
+        """
+        limits = dict(cell.ceiling.limits)
+        if cell.method.ablation == "no-measured-cost":
+            full = self.rows.full
+            macs = limits.pop("latency") / full["latency"] * full["macs"]
+            limits["macs"] = min(macs, limits.get("macs", macs))
+        return limits
 
     @cached_property
     def rows(self) -> CostModel:
@@ -72,7 +97,7 @@ class Arena:
         return key(
             SCHEMA, self.identity, self._runtime(), describe(method.sparsify), describe(method.finetune),
             describe(self.usual), code_digest([method.agent]), method.warm, cell.seed,
-            dict(cell.ceiling.limits),
+            self.limits(cell),
         )  # fmt: skip
 
     def dense(self) -> dict[str, float]:
@@ -91,7 +116,7 @@ class Arena:
     def run(self, cell: Cell, name: str) -> Finding:
         """Search and judge. Raises UnmetRequirement where the evaluations found no plan under the ceiling."""
         started = time.perf_counter()
-        space = Space(self.rows, cell.ceiling.limits)
+        space = Space(self.rows, self.limits(cell))
         evaluator, own, elected = self._search(cell, space)
         seconds = time.perf_counter() - started
         scores = [score if space.share(plan) <= 1.0 else None for _, plan, score in evaluator.history]
@@ -100,7 +125,8 @@ class Arena:
             ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(elected.widths),
             search=elected.ranked[0].score, images=elected.ranked[0].images,
             evaluations=len(evaluator.known), own=own, improvements=improvements(scores),
-            journalled=evaluator.resumed, seconds=seconds, **self._finish(cell, elected.widths),
+            journalled=evaluator.resumed, seconds=seconds,
+            told_ms=self.rows.cost(elected.widths).get("latency"), **self._finish(cell, elected.widths),
         )  # fmt: skip
 
     def _search(self, cell: Cell, space: Space) -> tuple[Evaluator, int, Election]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeprune.compiler.arena import Arena
 from edgeprune.compiler.cache import versions
-from edgeprune.compiler.cells import Ceiling, Finding, Method
+from edgeprune.compiler.cells import Ablation, Ceiling, Finding, Method
 from edgeprune.compiler.comparison_report import REFERENCE, SCHEMA, BudgetRow, Comparison, Dense, MethodRow
 from edgeprune.compiler.pipeline import describe
 from edgeprune.compiler.request import Request
@@ -26,6 +26,14 @@ from edgeprune.compiler.statistics import (
 from edgeprune.passes.finalists import seats
 from edgeprune.report import SplitRow
 from edgeprune.tracing import size_of
+
+_LEFT_OUT: Mapping[Ablation, str] = {
+    "no-recalibration": "Without recalibration plans were only chosen; the chosen one's batch norms were re-estimated "
+    "as in every other row.",
+    "no-measured-cost": "Without measured cost the search was held to the same share of the MACs instead of the "
+    "latency.",
+}
+"""What has to be said about rows that leave something out."""
 
 
 def assemble(
@@ -163,9 +171,10 @@ def _notes(arena: Arena, methods: Sequence[Method], found: Sequence[Finding], se
     early = sorted({f.method for f in found if f.evaluations < arena.usual.evaluations})
     if early:
         notes.append(f"Ended by themselves before {arena.usual.evaluations} evaluations: {', '.join(early)}.")
-    if any(m.ablation == "no-recalibration" for m in methods):
-        notes.append("Without recalibration plans were only chosen; the chosen one's batch norms were re-estimated as "
-                     "in every other row.")  # fmt: skip
+    notes += [sentence for ablation, sentence in _LEFT_OUT.items() if any(m.ablation == ablation for m in methods)]
+    if arena.told:
+        notes.append(f"Ceilings on latency are on what {arena.told} tells of float32 graphs; all widths are such as "
+                     "the target likes.")  # fmt: skip
     if not several:
         notes.append("One budget: nothing to fit the score against sparsity, or time against size.")
     if any(f.measurement is not None and f.measurement.noisy for f in found):

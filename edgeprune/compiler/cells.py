@@ -17,7 +17,7 @@ from edgeprune.passes.sparsify import Sparsify
 from edgeprune.report import Measurement
 
 SCHEMA = "edgeprune-cell/2"
-Ablation = Literal["", "no-recalibration", "no-distillation"]
+Ablation = Literal["", "no-recalibration", "no-distillation", "no-measured-cost"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Method:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """One budget: how it was written, and the absolute ceilings on ``macs`` and ``parameters`` that it means."""
+    """One budget: how it was written, and the absolute ceilings on ``macs``, ``parameters`` and ``latency`` (ms, as a
+    table tells it) that it means.
+    """
 
     label: str
     limits: Mapping[str, float]
@@ -82,6 +84,7 @@ class Finding(BaseModel):
     test: float
     macs: float
     parameters: float
+    told_ms: float | None = Field(None, description="latency that the table tells of this plan, in fp32")
     evaluations: int = Field(description="true evaluations, those of a warm start included")
     own: int = Field(description="of these, the agent's own")
     improvements: tuple[tuple[int, float], ...] = Field(description="(evaluations, best feasible score from there on)")

@@ -56,6 +56,7 @@ def compare(
     epochs: int = 0,
     max_macs: str | Sequence[str] = (),
     max_parameters: str | Sequence[str] = (),
+    max_latency: str | Sequence[str] = (),
     cold: bool = False,
     ablations: Sequence[Ablation] = (),
     measure: bool = False,
@@ -65,22 +66,23 @@ def compare(
     """Compare agents; the command line's options by the same names, plus instances in place of names.
 
     ``model`` and ``task`` are what ``edgeprune.compile`` takes; ``agents`` names or Agent instances (default: all there
-    are). A ceiling is one text such as ``"0.5x"``, or several for several budgets. ``options`` are other fields of
-    ``Request``: ``data``, ``arch``, ``target``, ``settings``, ``seed``, ``device``, ``workers``, ``out`` and the like.
+    are). A ceiling is one text such as ``"0.5x"``, or several for several budgets; on latency it is of what ``table``
+    tells. ``options`` are other fields of ``Request``: ``data``, ``arch``, ``target``, ``table``,
+    ``settings``, ``seed``, ``device``, ``workers``, ``out`` and the like.
     Writes compare.json, compare.md, the plots and one file a cell to ``out``. Raises EdgepruneError subclasses.
     """
     known = {"arch", "trust_pickle", "data", "input_shape", "target", "board", "settings", "threads", "device", "seed",
-             "out", "workers", "ray", "ray_address"}  # fmt: skip
+             "out", "workers", "ray", "ray_address", "table"}  # fmt: skip
     unknown = sorted(set(options) - known)
     if unknown:
         raise BadOption(f"compare has no option {unknown[0]!r}{nearest(unknown[0], known)}")
-    paths = {name: Path(options[name]) for name in ("data", "out") if options.get(name) is not None}
+    paths = {name: Path(options[name]) for name in ("data", "out", "table") if options.get(name) is not None}
     request = Request(
         model=Path(model) if isinstance(model, str | Path) else None,
         task=task if isinstance(task, str) else task.name,
         **{"out": Path("build/compare"), **options, **paths},
     )
-    asked = {"macs": max_macs, "parameters": max_parameters}
+    asked = {"macs": max_macs, "parameters": max_parameters, "latency": max_latency}
     texts = {quantity: [given] if isinstance(given, str) else given for quantity, given in asked.items()}
     contest = Contest(
         request, tuple(find.names("agents") if agents is None else agents),
@@ -113,8 +115,11 @@ def run(
         with closing(bench), closing(pool_for(request)) as pool:
             means = _means(request, bench.board, progress, pool)
             audited = Audited(opened.task, choosing(tools.sparsify, contest.evaluations), request.seed)
-            ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if contest.measure else ()
+            timed = contest.measure or request.table is not None
+            ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if timed else ()
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
+            if request.table is not None:
+                arena.aim(request.table)
             with arena.store.open(key("comparison", arena.identity)):
                 return _run(contest, arena, methods(contest, tools), progress)
 

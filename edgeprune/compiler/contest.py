@@ -15,7 +15,7 @@ from edgeprune.compiler.request import Request, configure
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.errors import BadOption, nearest
 
-ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation")
+ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation", "no-measured-cost")
 """What a comparison may leave out, in rows of their own."""
 TABLES = ("sparsify", "finetune", "task", "agent", "export", "dialect")
 """What ``settings`` may be about."""
@@ -30,8 +30,8 @@ class Contest:
     """What to compare. Of ``request`` count the model, data, target, settings, device, seed and folder.
 
     ``agents`` are names or instances. Seeds are ``request.seed`` and those after it, ``seeds`` of them. Each of
-    ``budgets`` holds ceilings on ``macs`` and ``parameters``. ``cold`` adds every learning agent without its warm
-    start; ``measure`` times the emitted float32 graphs.
+    ``budgets`` holds ceilings on ``macs``, ``parameters`` and, as ``request.table`` tells it, ``latency``. ``cold``
+    adds every learning agent without its warm start; ``measure`` times the emitted float32 graphs.
     """
 
     request: Request
@@ -51,6 +51,7 @@ class Contest:
         for ablation in self.ablations:
             if ablation not in ABLATIONS:
                 raise BadOption(f"unknown ablation {ablation!r}{nearest(ablation, ABLATIONS)}")
+        self._require_table()
         for table in self.request.settings:
             if table not in TABLES:
                 raise BadOption(f"a comparison has no {table!r} to set{nearest(table, TABLES)}")
@@ -59,6 +60,16 @@ class Contest:
                 raise BadOption(f"a comparison has every agent play by the same rules; sparsify.{name} is for compile")
         if not self.agents or not self.budgets:
             raise BadOption("nothing to compare: give --agents and a ceiling")
+
+    def _require_table(self) -> None:
+        """Raise BadOption where something is asked for that only a latency table can tell."""
+        timed = ["latency" in budget for budget in self.budgets]
+        if self.request.table is None and any(timed):
+            raise BadOption("--max-latency of a comparison is of what a latency table tells; give --table FILE too")
+        if "no-measured-cost" in self.ablations and not all(timed):
+            raise BadOption(
+                "--ablation no-measured-cost goes by MACs where others go by a table; give --table and --max-latency"
+            )
 
 
 def budgets(**ceilings: Sequence[Limit]) -> tuple[dict[str, Limit], ...]:
@@ -70,7 +81,9 @@ def budgets(**ceilings: Sequence[Limit]) -> tuple[dict[str, Limit], ...]:
 def written(quantity: str, limit: Limit) -> str:
     """Return a ceiling as people write it."""
     word = {"macs": "MACs"}.get(quantity, quantity)
-    return f"{limit.value:g}x {word}" if limit.relative else f"{limit.value / 1e6:g} M {word}"
+    if limit.relative:
+        return f"{limit.value:g}x {word}"
+    return f"{limit.value:g} ms" if quantity == "latency" else f"{limit.value / 1e6:g} M {word}"
 
 
 def methods(contest: Contest, tools: Toolbox) -> list[Method]:
@@ -90,7 +103,7 @@ def methods(contest: Contest, tools: Toolbox) -> list[Method]:
             changed = dataclasses.replace(one, label=label, ablation=ablation)
             if ablation == "no-recalibration":
                 changed = dataclasses.replace(changed, sparsify=dataclasses.replace(one.sparsify, recalibration=0))
-            else:
+            elif ablation == "no-distillation":
                 plain = dataclasses.replace(one.finetune, distillation=0.0, hints=0.0)
                 changed = dataclasses.replace(changed, finetune=plain)
             left_out.append(changed)

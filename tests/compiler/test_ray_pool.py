@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tiny
 import torch
 from contexts import BOARD, Agreement, context, smooth_images
 from networks import toy
@@ -28,7 +29,7 @@ from edgeprune.errors import BadModel, BadOption, Lacking, MissingPackage, Unmet
 from edgeprune.model import TorchModel
 from edgeprune.passes.pool import Pool, Threads
 from edgeprune.passes.sparsify import Sparsify
-from edgeprune.report import Score
+from edgeprune.report import Report, Score
 from edgeprune.tasks.base import SplitInfo
 from edgeprune.tracing import size_of
 
@@ -108,6 +109,34 @@ def test_scores_and_decisions_are_those_of_the_local_pool_to_the_bit(agent: str,
     here, there = (search(tmp_path, one, agent) for one in (Threads(2), pool))
     assert decided(here) == decided(there)
     assert len(set(decided(here)[1])) > 10, "scores that differ, or equality would say nothing"
+
+
+@needs_ray
+def test_finalists_and_reconstructed_weights_are_the_same_too(pool: Pool, tmp_path: Path) -> None:
+    model = toy("Residual")
+    found = []
+    for one in (Threads(1), pool):
+        step = Sparsify(agent=find.find("agents", "random")(), evaluations=24, recalibration=32, images=8,
+                        reconstruction=True, limits=(("macs", 0.6 * size_of(model)["macs"]),))  # fmt: skip
+        ctx, facts = context(tmp_path, model, board=FINE, task=Portable(model), pool=one)
+        step.run(model.clone(), ctx)
+        found.append((decided(facts), facts["finalists"]))
+    assert found[0] == found[1]
+    assert [row.images > 8 for row in found[0][1]] == [True, True], "two of 24 evaluations were scored again"
+
+
+@needs_ray
+def test_a_build_on_ray_is_the_one_without_to_the_byte(inputs: Path, built: Any, tmp_path: Path) -> None:
+    environment = {**os.environ, "EDGEPRUNE_CACHE": str(tmp_path / "cache"), "TINY_EVENTS": str(tmp_path / "events"),
+                   "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}  # fmt: skip
+    command = [sys.executable, tiny.__file__, *tiny.COMMAND, "--ray", "--workers", "1", "--out", str(tmp_path / "out"),
+               "--json"]  # fmt: skip
+    done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = Report.from_json(done.stdout)
+    assert (report.environment["pool"], report.environment["workers"]) == ("ray", 1)
+    for name in ("model.onnx", "model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (built.directory / name).read_bytes(), name
 
 
 @needs_ray
