@@ -26,6 +26,8 @@ _COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#8a8f98", "#c9a227", "#
 _MARKERS = "osD^vPX*"
 _SHOWN = 12
 """Kernels of an engine that stand open; the others are folded away."""
+_LONG = 100
+"""Items of a fact: more are counted, not written."""
 
 
 def render(report: Report) -> str:
@@ -234,15 +236,15 @@ def _escape(text: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Write a fact of unknown type in one line; tables inside of facts are counted, and stay in report.json."""
+    """Write a fact of unknown type in one line; tables and long lists in it are counted, and stay in report.json."""
     if value is None:
         return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "–"
-    if isinstance(value, Sequence) and any(isinstance(item, dict) for item in value):
-        return f"{len(value)} (in report.json)"
     if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) > _LONG or any(isinstance(item, dict) for item in value):
+            return f"{len(value)} (in report.json)"
         return ", ".join(map(_text, value)) or "–"
     return str(value)

@@ -250,10 +250,12 @@ def test_the_terminal_says_what_could_not_be_checked() -> None:
     assert "MACs: not measured, at most 1 k allowed (unchecked): not checked" in stream.getvalue()
 
 
-def test_tables_inside_of_facts_are_counted_and_not_spelled_out() -> None:
-    noisy = step("sparsify", 1.0, False, {"floor": None}, {"history": [{"score": 0.25}] * 200, "share": 0.5})
+def test_tables_and_long_lists_inside_of_facts_are_counted_and_not_spelled_out() -> None:
+    facts = {"history": [{"score": 0.25}] * 20, "share": 0.5, "asked": ["16-8"] * 101, "lowered": ["conv1"] * 2}
+    noisy = step("sparsify", 1.0, False, {"floor": None}, facts)
     text = words(render(report(steps=[noisy])))
-    assert "floor: none history: 200 (in report.json), share: 0.5" in text
+    assert ("floor: none history: 20 (in report.json), share: 0.5, asked: 101 (in report.json), lowered: conv1, conv1"
+            in text)  # fmt: skip
 
 
 def test_without_data_nothing_is_called_accuracy() -> None:
