@@ -126,7 +126,7 @@ def nncf_openvino(job: Job) -> tuple[Path, str]:
 
 def torch_pruning(job: Job, everywhere: bool) -> tuple[Path, str]:
     """Torch-Pruning by L1 to the share of MACs, the same ratio in every layer or one ranking of all channels, then
-    ``ort_ptq``. The largest ratio is found as a user would: by trying.
+    ``ort_ptq``. The ratio is found as a user would: by trying.
     """
     import torch_pruning as tp
 
@@ -141,25 +141,28 @@ def torch_pruning(job: Job, everywhere: bool) -> tuple[Path, str]:
         ).step()  # fmt: skip
         return module
 
-    whole, low, high = size_of(job.model)["macs"], 0.0, 0.95
-    for _ in range(8):
-        middle = (low + high) / 2
-        size = size_of(TorchModel(pruned(middle).eval(), job.model.spec, job.model.inputs))["macs"]
-        low, high = (middle, high) if size > job.macs * whole else (low, middle)
-    return ort_ptq(job, job.exported(job.trained(pruned(high))))
+    def size(ratio: float) -> float:
+        return size_of(TorchModel(pruned(ratio).eval(), job.model.spec, job.model.inputs))["macs"]
+
+    # Rounding makes sizes jump, and not always down: of all ratios the one that keeps most under the ceiling.
+    sizes = {ratio: size(ratio) for ratio in np.arange(0.2, 0.9, 0.02).round(2).tolist()}
+    fitting = {ratio: macs for ratio, macs in sizes.items() if macs <= job.macs * size_of(job.model)["macs"]}
+    return ort_ptq(job, job.exported(job.trained(pruned(max(fitting, key=lambda ratio: fitting[ratio])))))
 
 
 def fastnas(job: Job) -> tuple[Path, str]:
-    """ModelOpt's FastNAS to the share of MACs, then ``ort_ptq``."""
+    """ModelOpt's FastNAS to the share of MACs, then ``ort_ptq``. Wants torchprofile 0.0.4."""
     import modelopt.torch.prune as mtp
 
     def score(module: nn.Module) -> float:
         predict = TorchModel(module.eval(), job.model.spec, job.model.inputs).predict
         return job.task.score(predict, "search", range(1000)).value
 
-    images = [(batch.inputs, batch.targets) for _, batch in zip(range(50), job.task.train_batches(0, 0), strict=False)]
+    space = mtp.fastnas.FastNASConfig()  # whose widths are multiples of 32, too coarse for layers of 16 to 64
+    space["nn.Conv2d"]["*"]["channel_divisor"] = space["nn.BatchNorm2d"]["*"]["feature_divisor"] = 4
+    images = [(batch.inputs, batch.targets) for _, batch in zip(range(8), job.task.train_batches(0, 0), strict=False)]
     module, _ = mtp.prune(
-        job.model.clone().module, mode="fastnas", constraints={"flops": f"{100 * job.macs:g}%"},
+        job.model.clone().module, mode=[("fastnas", space)], constraints={"flops": f"{100 * job.macs:g}%"},
         dummy_input=job.model.inputs[0],
         config={"data_loader": images, "score_func": score, "checkpoint": str(job.folder / "fastnas.pth"),
                 "collect_func": lambda batch: batch[0]},
