@@ -139,6 +139,27 @@ def test_statistics_of_batch_norms_and_modes_stay() -> None:
     assert not any(part._forward_pre_hooks or part._forward_hooks for part in [*net.modules(), *again.modules()])
 
 
+def test_what_the_images_do_not_tell_stays_as_it_was() -> None:
+    net = redundant(bias=True)
+    with torch.no_grad():
+        net[0].weight[2], net[0].bias[2] = 0.0, 0.0  # silent, so that any weight on it would do
+    cut, again = restored(net)
+    assert torch.allclose(again[1].weight[:, 2], cut[1].weight[:, 2], atol=1e-4)
+    assert not torch.allclose(again[1].weight[:, 0], cut[1].weight[:, 0], atol=1e-2)
+
+
+def test_batch_norms_go_by_the_batch_meanwhile() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3))
+    net[1].running_mean.fill_(50.0)
+    whole = model(net)
+    again = rebuild(whole, Surgery({"0": ((0, 1, 2), None), "1": ((0, 1, 2), (0, 1, 2)), "2": (None, (0, 1, 2))}))
+    means: list[float] = []
+    again.module[1].register_forward_hook(lambda norm, args, output: means.append(float(output.mean().abs())))
+    reconstruct(again.module, again.surgery, record(net, images()), images())
+    assert len(means) == 1 and means[0] < 1e-4
+
+
 def test_too_few_samples_leave_a_layer_alone() -> None:
     net = redundant(bias=True)
     cut, again = restored(net, given=images(count=1)[:, :, :6, :6])  # 4 places for 27 unknowns

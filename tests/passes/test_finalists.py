@@ -21,7 +21,7 @@ class Judge:
     def __init__(self, true: dict[Widths, float], images: int = 500, spread: float = 0.1) -> None:
         self.true, self.images, self.whole, self.asked = true, images, WHOLE, []
         shared = np.random.default_rng(0).random(WHOLE)
-        own = {plan: np.random.default_rng(plan).random(WHOLE) for plan in true}
+        own = {plan: np.random.default_rng([7, *plan]).random(WHOLE) for plan in true}
         self.right = {p: ((1 - spread) * shared + spread * own[p] < true[p]).astype(float) for p in true}
 
     def searched(self, plan: Widths) -> float:
@@ -72,6 +72,13 @@ def test_who_is_clearly_behind_is_not_scored_again() -> None:
     assert judge.asked[0] == ([(0,), (1,), (2,)], 1000)
     assert all((2,) not in plans for plans, _ in judge.asked[1:])
     assert [(one.widths, one.images) for one in result][-1] == ((2,), 1000)
+
+
+def test_who_is_behind_by_less_than_chance_allows_goes_on() -> None:
+    judge = Judge({(0,): 0.7, (1,): 0.698}, spread=0.05)
+    first, second = list(race(judge, asked(judge)))[1:3]
+    assert first[0].score > first[1].score, "else nobody is behind"
+    assert {one.images for one in second} == {2000}
 
 
 def test_a_race_ends_once_one_is_left() -> None:
