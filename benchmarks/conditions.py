@@ -1,4 +1,4 @@
-"""Under which conditions a benchmark ran, and tables in markdown: what the three scripts share."""
+"""Under which conditions a benchmark ran, and tables in markdown: what the scripts share."""
 
 from __future__ import annotations
 

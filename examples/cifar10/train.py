@@ -10,6 +10,7 @@ kill. Images of the evaluation split choose nothing, not even the epoch: they ar
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -81,8 +82,12 @@ def _keep(path: Path, parts: dict[str, Any], numbers: list[Any], done: int) -> N
 def _resumed(path: Path | None, parts: dict[str, Any], numbers: list[Any]) -> int:
     if path is None or not path.is_file():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["numbers"] != numbers:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        same = state["numbers"] == numbers
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise SystemExit(f"error: {path} cannot be read ({type(error).__name__}); remove it to start anew") from error
+    if not same:
         raise SystemExit(f"error: {path} is of other data or options; remove it to start anew")
     for name, one in parts.items():
         one.load_state_dict(state[name])
