@@ -1,10 +1,11 @@
 """What a user would pick instead of edgeprune, one function each: benchmarks/peers.py runs them, each in a process.
 
-    python benchmarks/peer_methods.py METHOD NETWORK FOLDER --epochs E --macs SHARE
+    python benchmarks/peer_methods.py METHOD NETWORK MODEL FOLDER --epochs E --macs SHARE
 
 Every method starts from the same module, the same exporter and the same 256 calibration images; what is pruned is
-fine-tuned by the same pass (edgeprune's own, with the original as teacher), and quantized by ONNX Runtime. Each leaves
-its graph in FOLDER and a line of JSON on standard output: the graph's file, its runtime, MACs, seconds, peak memory.
+fine-tuned by the same pass (edgeprune's own, with the original as teacher) and quantized by ONNX Runtime, unless
+pruning alone is compared. Each leaves its graph in FOLDER and a line of JSON on standard output: the graph's file, its
+runtime, MACs, seconds, peak memory.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from conditions import data_pack
 from numpy.typing import NDArray
-from search import not_needed, opened
+from peer_networks import NETWORKS
+from search import not_needed
 from torch import nn
 
 import edgeprune
@@ -38,15 +39,15 @@ from edgeprune.profiles import board
 from edgeprune.tracing import size_of
 
 CALIBRATION = 256
-RESNETS = Path(__file__).parents[1] / "examples" / "cifar10" / "resnet.py"
 
 
 class Job:
-    """One network, its data and a folder to leave a graph in."""
+    """One network, its data, how it is to be compressed, and a folder to leave a graph in."""
 
-    def __init__(self, network: str, folder: Path, epochs: int, macs: float) -> None:
-        self.network, self.folder, self.epochs, self.macs = network, folder, epochs, macs
-        self.model, self.task = opened(network, data_pack())
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self.asked, self.folder, self.network = asked, asked.folder, NETWORKS[asked.network]
+        opened = self.network.open(asked.model)
+        self.model, self.task = opened.original, opened.task
         self.reached = 1.0
         bench = bench_for(board.load("host-cpu"))
 
@@ -56,12 +57,12 @@ class Job:
                 yield batched(run, graph.spec)
 
         self.context = Context(
-            board=bench.board, task=self.task, budget=Budget(None), seed=0, original=self.model,
-            baseline=None, open=running, measure=not_needed, workspace=folder, progress=Silent(), train_threads=2,
+            board=bench.board, task=self.task, budget=Budget(None), seed=asked.seed, original=self.model,
+            baseline=None, open=running, measure=not_needed, workspace=self.folder, progress=Silent(), train_threads=2,
         )  # fmt: skip
 
     def images(self) -> NDArray[np.float32]:
-        """Return the calibration images (n, 3, 32, 32)."""
+        """Return the calibration images (n, C, H, W)."""
         images: NDArray[np.float32] = torch.cat(list(self.task.calibration_batches()))[:CALIBRATION].numpy()
         return images
 
@@ -73,7 +74,13 @@ class Job:
         """Return a pruned module, fine-tuned."""
         model = TorchModel(module.eval(), self.model.spec, self.model.inputs)
         self.reached = size_of(model)["macs"] / size_of(self.model)["macs"]
-        return Finetune(epochs=self.epochs).run(model, self.context)
+        usual: dict[str, Any] = dict(self.task.training)
+        return Finetune(epochs=self.asked.epochs, **usual).run(model, self.context)
+
+    def ended(self, module: nn.Module) -> tuple[Path, str]:
+        """Fine-tune a pruned module, and quantize it unless pruning alone is compared."""
+        graph = self.exported(self.trained(module))
+        return (graph, "onnxruntime") if self.asked.pruning_alone else ort_ptq(self, graph)
 
 
 def fp32(job: Job) -> tuple[Path, str]:
@@ -124,20 +131,25 @@ def nncf_openvino(job: Job) -> tuple[Path, str]:
     return done, "openvino"
 
 
-def torch_pruning(job: Job, everywhere: bool) -> tuple[Path, str]:
-    """Torch-Pruning by L1 to the share of MACs, the same ratio in every layer or one ranking of all channels, then
-    ``ort_ptq``. The ratio is found as a user would: by trying.
+def torch_pruning(job: Job, norm: int, everywhere: bool) -> tuple[Path, str]:
+    """Torch-Pruning to the share of MACs by the L1 norm of filters or the L2 norm of whole groups (DepGraph's, without
+    sparse training), the same ratio in every layer or one ranking of all channels. The ratio is found as a user would:
+    by trying.
     """
     import torch_pruning as tp
 
+    if norm == 1:
+        importance: Any = tp.importance.MagnitudeImportance(p=1, group_reduction="first")
+    else:
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+
     def pruned(ratio: float) -> nn.Module:
         module = job.model.clone().module
-        # What the shortcuts without parameters tie cannot go: their zero padding is a constant of the architecture.
-        kept = [part for name, part in module.named_modules()
-                if isinstance(part, nn.Linear | nn.Conv2d) and not name.endswith(".conv1")]  # fmt: skip
-        tp.pruner.MagnitudePruner(
-            module, job.model.inputs[0], importance=tp.importance.MagnitudeImportance(p=1), pruning_ratio=ratio,
-            global_pruning=everywhere, max_pruning_ratio=0.95, ignored_layers=kept, round_to=4,
+        fixed = [part for name, part in module.named_modules()
+                 if isinstance(part, nn.Linear | nn.Conv2d) and job.network.fixed(name, part)]  # fmt: skip
+        tp.pruner.BasePruner(
+            module, job.model.inputs[0], importance=importance, pruning_ratio=ratio, global_pruning=everywhere,
+            max_pruning_ratio=0.95, ignored_layers=fixed, round_to=4,
         ).step()  # fmt: skip
         return module
 
@@ -145,13 +157,13 @@ def torch_pruning(job: Job, everywhere: bool) -> tuple[Path, str]:
         return size_of(TorchModel(pruned(ratio).eval(), job.model.spec, job.model.inputs))["macs"]
 
     # Rounding makes sizes jump, and not always down: of all ratios the one that keeps most under the ceiling.
-    sizes = {ratio: size(ratio) for ratio in np.arange(0.2, 0.9, 0.02).round(2).tolist()}
-    fitting = {ratio: macs for ratio, macs in sizes.items() if macs <= job.macs * size_of(job.model)["macs"]}
-    return ort_ptq(job, job.exported(job.trained(pruned(max(fitting, key=lambda ratio: fitting[ratio])))))
+    sizes = {ratio: size(ratio) for ratio in np.arange(0.1, 0.9, 0.02).round(2).tolist()}
+    fitting = {ratio: macs for ratio, macs in sizes.items() if macs <= job.asked.macs * size_of(job.model)["macs"]}
+    return job.ended(pruned(max(fitting, key=lambda ratio: fitting[ratio])))
 
 
 def fastnas(job: Job) -> tuple[Path, str]:
-    """ModelOpt's FastNAS to the share of MACs, then ``ort_ptq``. Wants torchprofile 0.0.4."""
+    """ModelOpt's FastNAS to the share of MACs, then as all. Wants torchprofile 0.0.4."""
     import modelopt.torch.prune as mtp
 
     def score(module: nn.Module) -> float:
@@ -162,19 +174,21 @@ def fastnas(job: Job) -> tuple[Path, str]:
     space["nn.Conv2d"]["*"]["channel_divisor"] = space["nn.BatchNorm2d"]["*"]["feature_divisor"] = 4
     images = [(batch.inputs, batch.targets) for _, batch in zip(range(8), job.task.train_batches(0, 0), strict=False)]
     module, _ = mtp.prune(
-        job.model.clone().module, mode=[("fastnas", space)], constraints={"flops": f"{100 * job.macs:g}%"},
+        job.model.clone().module, mode=[("fastnas", space)], constraints={"flops": f"{100 * job.asked.macs:g}%"},
         dummy_input=job.model.inputs[0],
         config={"data_loader": images, "score_func": score, "checkpoint": str(job.folder / "fastnas.pth"),
                 "collect_func": lambda batch: batch[0]},
     )  # fmt: skip
-    return ort_ptq(job, job.exported(job.trained(module)))
+    return job.ended(module)
 
 
 def ours(job: Job, **options: Any) -> tuple[Path, str]:
     """``edgeprune compile`` with the command's defaults, but for the epochs and what is named."""
+    if job.asked.pruning_alone:
+        options |= {"precision": "fp32", "cost": "macs"}
     build = edgeprune.compile(
-        data_pack() / "weights" / f"cifar10_{job.network}.safetensors", arch=f"{RESNETS}:{job.network}",
-        data=data_pack() / "cifar10", epochs=job.epochs, out=job.folder / "build", **options,
+        **job.network.asked(job.asked.model), epochs=job.asked.epochs, evaluations=job.asked.evaluations,
+        seed=job.asked.seed, out=job.folder / "build", **options,
     )  # fmt: skip
     result = build.report.result
     assert result is not None and result.macs
@@ -187,26 +201,40 @@ METHODS: dict[str, Callable[[Job], tuple[Path, str]]] = {
     "ort-ptq": ort_ptq,
     "nncf-ort": nncf_ort,
     "nncf-openvino": nncf_openvino,
-    "torch-pruning-uniform": lambda job: torch_pruning(job, False),
-    "torch-pruning-global": lambda job: torch_pruning(job, True),
+    "torch-pruning-l1-uniform": lambda job: torch_pruning(job, 1, False),
+    "torch-pruning-l1-global": lambda job: torch_pruning(job, 1, True),
+    "torch-pruning-group-uniform": lambda job: torch_pruning(job, 2, False),
+    "torch-pruning-group-global": lambda job: torch_pruning(job, 2, True),
     "modelopt-fastnas": fastnas,
-    "edgeprune-floor": lambda job: ours(job, max_accuracy_drop=0.01),
-    "edgeprune-macs": lambda job: ours(job, max_accuracy_drop=0.05, max_macs=f"{job.macs:g}x"),
+    "edgeprune-floor": lambda job: ours(job, max_accuracy_drop=job.asked.floor),
+    "edgeprune-macs": lambda job: ours(job, max_accuracy_drop=None, max_macs=f"{job.asked.macs:g}x"),
 }
+"""In the order of the table."""
+QUANTIZE_ALONE = ("ort-ptq", "nncf-ort", "nncf-openvino")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what peers.py passes on to each method."""
+    parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning, for all that prune")
+    parser.add_argument("--macs", type=float, default=0.5, help="share of the MACs that pruners may keep")
+    parser.add_argument("--floor", type=float, default=0.003, help="largest drop of edgeprune-floor, as a fraction")
+    parser.add_argument("--evaluations", type=int, help="of edgeprune's searches; by default as many as compile has")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pruning-alone", action="store_true", help="leave everything in float32")
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("method", choices=list(METHODS))
-    parser.add_argument("network")
+    parser.add_argument("network", choices=list(NETWORKS))
+    parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--epochs", type=int, required=True)
-    parser.add_argument("--macs", type=float, required=True)
+    options(parser)
     asked = parser.parse_args(arguments)
     asked.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
     started = time.perf_counter()
-    job = Job(asked.network, asked.folder, asked.epochs, asked.macs)
+    job = Job(asked)
     graph, runtime = METHODS[asked.method](job)
     told = {
         "graph": str(graph), "runtime": runtime, "macs": job.reached, "seconds": time.perf_counter() - started,

@@ -1,11 +1,13 @@
-"""edgeprune beside what a user would pick instead, on CIFAR-10's ResNets: same data, same epochs, one machine, one run.
+"""edgeprune beside what a user would pick instead: same data, same epochs, one machine, one run.
 
-    python benchmarks/peers.py [resnet20 resnet56] [--epochs 2] [--macs 0.5] [--rounds 21] [--methods M …] [--out DIR]
+    python benchmarks/peers.py [resnet20 resnet56 lite0 yolov5n] [--methods M …] [--epochs 2] [--macs 0.5] [--out DIR]
 
-Each method of peer_methods.py runs in a process of its own; what is finished is kept in --out. Top-1 is of the half of
-the test images that chose nothing, by the emitted graph in its own runtime. Times are of batch 1 and one thread; all
-graphs take turns, and a ratio is taken within each round. Wants the packages nncf, openvino and nvidia-modelopt; a
-method whose package is missing is left out, and the table says so. Leave the machine alone meanwhile.
+Each method of peer_methods.py runs in a process of its own; what is finished is kept in --out. Scores (top-1, or
+mAP50-95) are of the images that chose nothing, by the emitted graph in its own runtime. Times are of batch 1 and one
+thread; all graphs take turns, and a ratio is taken within each round. With --pruning-alone nothing is quantized: what
+is compared is which channels go. yolov5n is first trained on KITTI's classes (--train-epochs). Wants the packages nncf,
+openvino and nvidia-modelopt; a method whose package is missing is left out, and the table says so. Leave the machine
+alone meanwhile.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from conditions import conditions, data_pack, load, spread, table
+from conditions import conditions, load, spread, table
 from numpy.typing import NDArray
-from peer_methods import METHODS
-from search import opened
+from peer_methods import METHODS, QUANTIZE_ALONE, options
+from peer_networks import NETWORKS, made
 
 from edgeprune.report import Score
-from edgeprune.tasks.classification import Classification
+from edgeprune.tasks.base import Task
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 NEEDS = {"nncf-ort": "nncf", "nncf-openvino": "openvino", "modelopt-fastnas": "nvidia-modelopt"}
@@ -54,9 +56,12 @@ def runner(graph: Path, runtime: str) -> Run:
     return lambda images: np.asarray(compiled(images)[0])
 
 
-def found_by(method: str, network: str, asked: argparse.Namespace) -> dict[str, Any] | None:
+def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any] | None:
     """Run a method, or read what it found before; None where its package is missing or it failed, which is said."""
-    folder = asked.out / network / f"{method}-{asked.epochs}-{asked.macs:g}"
+    passed = [f"--{name}={getattr(asked, name)}" for name in ("epochs", "macs", "floor", "seed")]
+    passed += [f"--evaluations={asked.evaluations}"] if asked.evaluations else []
+    passed += ["--pruning-alone"] if asked.pruning_alone else []
+    folder = asked.out / network / "".join([method, *passed])
     kept = folder / "found.json"
     if kept.is_file():
         told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
@@ -68,25 +73,26 @@ def found_by(method: str, network: str, asked: argparse.Namespace) -> dict[str, 
         except metadata.PackageNotFoundError:
             print(f"- {network}, {method}: left out, {package} is not installed", flush=True)
             return None
-    command = [sys.executable, str(Path(__file__).with_name("peer_methods.py")), method, network, str(folder),
-               "--epochs", str(asked.epochs), "--macs", str(asked.macs)]  # fmt: skip
+    script = str(Path(__file__).with_name("peer_methods.py"))
+    command = [sys.executable, script, method, network, str(model), str(folder), *passed]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"- {network}, {method}: failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}", flush=True)
         return None
     told = json.loads(done.stdout.strip().splitlines()[-1])
     kept.write_text(json.dumps(told), encoding="utf-8")
+    print(f"- {network}, {method}: {told['seconds']:.0f} s", flush=True)
     return told
 
 
-def scored(run: Run, task: Classification) -> Score:
+def scored(run: Run, task: Task) -> Score:
     """Score a graph one image at a time, as it will run."""
     return task.score(lambda images: np.concatenate([run(image[None]) for image in images]), "test")
 
 
-def timed(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
+def timed(runs: dict[str, Run], shape: tuple[int, ...], rounds: int) -> dict[str, list[float]]:
     """Return each graph's median milliseconds, one a round; the graphs take turns."""
-    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
@@ -102,34 +108,36 @@ def timed(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
 
 def compared(network: str, asked: argparse.Namespace) -> str:
     """Return one network's table."""
-    told = {method: found_by(method, network, asked) for method in asked.methods}
+    model = made(network, asked.out / network / "model", asked.train_epochs)
+    methods = [one for one in asked.methods if not (asked.pruning_alone and one in QUANTIZE_ALONE)]
+    told = {method: found_by(method, network, model, asked) for method in methods}
     facts = {method: one for method, one in told.items() if one is not None}
     if "fp32" not in facts:
         sys.exit("fp32 is what all others are held against; do not leave it out")
-    task = opened(network, data_pack())[1]
+    opened = NETWORKS[network].open(model)
     runs = {method: runner(Path(one["graph"]), one["runtime"]) for method, one in facts.items()}
-    scores = {method: scored(run, task) for method, run in runs.items()}
-    times = timed(runs, asked.rounds)
+    scores = {method: scored(run, opened.task) for method, run in runs.items()}
+    times = timed(runs, opened.original.spec.input_shape, asked.rounds)
     rows = []
     for method, one in facts.items():
         faster = [base / own for base, own in zip(times["fp32"], times[method], strict=True)]
         drop, error = scores["fp32"].drop_to(scores[method])
         graph = Path(one["graph"])
         size = sum(path.stat().st_size for path in {graph, graph.with_suffix(".bin")} if path.is_file())
-        top1, lost = f"{100 * scores[method].value:.2f}", f"{100 * drop:.2f} ± {196 * error:.2f}"
-        rows.append((method, one["runtime"], top1, lost, spread(faster), f"{size / 1e3:.0f}", f"{one['macs']:.2f}",
+        score, lost = f"{100 * scores[method].value:.2f}", f"{100 * drop:.2f} ± {196 * error:.2f}"
+        rows.append((method, one["runtime"], score, lost, spread(faster), f"{size / 1e3:.0f}", f"{one['macs']:.3f}",
                      f"{one['seconds']:.0f}", f"{one['peak_mb']:.0f}"))  # fmt: skip
-    titles = ("method", "runtime", "top-1, %", "drop, points (95 %)", "times faster than fp32", "kB", "MACs",
-              "wall, s", "peak, MB")  # fmt: skip
+    titles = ("method", "runtime", f"{opened.task.metric}, %", "drop, points (95 %)", "times faster than fp32", "kB",
+              "MACs", "wall, s", "peak, MB")  # fmt: skip
     return f"## {network}\n\n{table(titles, rows)}\n"
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"], choices=list(NETWORKS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--macs", type=float, default=0.5)
+    options(parser)
+    parser.add_argument("--train-epochs", type=int, default=60, help="of yolov5n's head at most, before all else")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("build/peers"))
     asked = parser.parse_args(arguments)
@@ -140,7 +148,7 @@ def main(arguments: list[str]) -> None:
     names = ("nncf", "openvino", "nvidia-modelopt", "torch-pruning")
     installed = {name for name in names if any(one.metadata["Name"] == name for one in metadata.distributions())}
     print(conditions(before, peers=", ".join(f"{name} {metadata.version(name)}" for name in sorted(installed)),
-                     epochs=asked.epochs, rounds=asked.rounds))  # fmt: skip
+                     epochs=asked.epochs, macs=asked.macs, seed=asked.seed, rounds=asked.rounds))  # fmt: skip
 
 
 if __name__ == "__main__":

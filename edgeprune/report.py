@@ -173,6 +173,8 @@ class FinalistRow(_Data):
     searched: float = Field(description="the search's own score of it")
     score: float = Field(description="on the most images that it was scored on, before fine-tuning")
     images: int = Field(description="of the search split, how many that were")
+    trained: float | None = Field(None, description="on the whole search split, after training")
+    epochs: float = Field(0.0, description="how much training that was; who was given more is better")
 
 
 class Evaluation(_Data):

@@ -136,7 +136,9 @@ class Arena:
             env = SparsityEnv(space, evaluator)
             baselines, found = warm.search(cell.method.agent, env, cell.seed, warm=cell.method.warm)
         step = cell.method.sparsify
-        elected = elect(judge, baselines, [found], step.finalists, step.evaluations)
+        ctx = dataclasses.replace(self.context, workspace=self.store.folder)
+        settle = step.settling(judge, ctx, f"compared-{step.criterion}-{step.granularity}-{step.scoring(judge)}")
+        elected = elect(judge, baselines, [found], step.finalists, step.evaluations, settle)
         if elected is None:
             raise UnmetRequirement(
                 f"{evaluator.limit} evaluations of {cell.method.label} found no plan under {cell.ceiling.label}; raise "

@@ -171,6 +171,9 @@ def _notes(arena: Arena, methods: Sequence[Method], found: Sequence[Finding], se
     early = sorted({f.method for f in found if f.evaluations < arena.usual.evaluations})
     if early:
         notes.append(f"Ended by themselves before {arena.usual.evaluations} evaluations: {', '.join(early)}.")
+    if arena.usual.halving:
+        notes.append(f"The finalists of each search were trained for {arena.usual.halving:g} epochs, the better half "
+                     "of them for twice as many, and so on: the last one was taken, untrained.")  # fmt: skip
     notes += [sentence for ablation, sentence in _LEFT_OUT.items() if any(m.ablation == ablation for m in methods)]
     if arena.told:
         notes.append(f"Ceilings on latency are on what {arena.told} tells of float32 graphs; all widths are such as "

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
 from edgeprune.errors import UnmetRequirement
-from edgeprune.model import ModelSpec, Predict
+from edgeprune.model import Predict
 from edgeprune.report import Score
-from edgeprune.tasks.base import Batch, Split, SplitInfo, Task
+from edgeprune.tasks.base import Split, SplitInfo, Task
+from edgeprune.tasks.delegated import Delegated
 
 
-class Audited(Task):
+class Audited(Delegated):
     """A task whose search split is a part of another's; the rest is for ``audit`` alone.
 
     Searches, their baselines and the choice of an epoch are given this task, so that no image of the audit can reach
@@ -27,7 +27,8 @@ class Audited(Task):
     name = "audited"
 
     def __init__(self, task: Task, images: int, seed: int) -> None:
-        self._task, self._seed = task, seed
+        super().__init__(task)
+        self._seed = seed
         whole = next(split.n for split in task.splits() if split.name == "search")
         if whole < 2:
             raise UnmetRequirement(f"a comparison cuts the search split in two, and it holds {whole} image(s)")
@@ -37,7 +38,6 @@ class Audited(Task):
         """Which images of the given task's search split choose."""
         self.withheld = tuple(sorted(int(i) for i in order[searching:]))
         """Which images of it report."""
-        vars(self).update(name=task.name, metric=task.metric)  # passes and reports ask the task itself for them
 
     def audit(self, predict: Predict) -> Score:
         """Score a model on the images that choose nothing."""
@@ -64,27 +64,3 @@ class Audited(Task):
     def digest(self) -> str:
         """Return the sha256 over the given task's digest and the cut."""
         return hashlib.sha256(f"{self._task.digest()}|{self.choosing}".encode()).hexdigest()
-
-    def spec(self) -> ModelSpec:
-        """Return the given task's."""
-        return self._task.spec()
-
-    def train_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
-        """Yield the given task's."""
-        return self._task.train_batches(epoch, seed)
-
-    def train_steps(self) -> int:
-        """Return the given task's."""
-        return self._task.train_steps()
-
-    def calibration_batches(self) -> Iterator[Tensor]:
-        """Yield the given task's."""
-        return self._task.calibration_batches()
-
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the given task's."""
-        return self._task.loss(output, batch)
-
-    def distance(self, output: Tensor, taught: Tensor, temperature: float) -> Tensor:
-        """Return the given task's."""
-        return self._task.distance(output, taught, temperature)

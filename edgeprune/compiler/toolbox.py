@@ -28,6 +28,8 @@ TRANSFER_EPOCHS: Mapping[Effort, int] = {"quick": 15, "normal": 60, "long": 150}
 PATIENCE = 10
 EVALUATIONS: Mapping[Effort, tuple[int, int]] = {"quick": (80, 4), "normal": (200, 12), "long": (600, 36)}
 """Evaluations of a whole run: at least so many, and so many a free group."""
+HALVING: Mapping[Effort, float] = {"quick": 0.0, "normal": 0.0, "long": 0.25}
+"""Epochs of the first rung of a search's finalists."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,15 @@ def toolbox(
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     criterion = Sparsify.criterion if data else "l2"
-    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion)
+    trained = data and epochs != 0
+    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion, halving=HALVING[effort] * trained)
     sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
     finetune = configure(usual, settings.get("finetune", {}))
+    if sparsify.halving and not finetune.epochs:
+        raise BadOption("sparsify.halving trains a search's finalists as the result is trained; give --epochs too")
+    if sparsify.halving:  # else how the result is trained has no say in the search, which stays in the cache
+        sparsify = dataclasses.replace(sparsify, training=dataclasses.replace(finetune, epochs=1, patience=0))
     return Toolbox(
         prune=configure(Prune(), settings.get("prune", {})),
         activation=configure(Activation(), settings.get("activation", {})),

@@ -8,7 +8,7 @@ Birattari et al., 2002, in place of Hoeffding's).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,20 +24,29 @@ SHARE = 10
 
 @dataclass(frozen=True)
 class Finalist:
-    """A plan, the search's score of it, and its score on the most images that it was scored on, ``images``."""
+    """A plan, the search's score of it, and its score on the most images that it was scored on, ``images``.
+
+    ``trained`` is its score after ``epochs`` of training, where it was trained for a while.
+    """
 
     widths: Widths
     searched: float
     score: float
     images: int
+    trained: float | None = None
+    epochs: float = 0.0
+
+
+Settle = Callable[[tuple[Finalist, ...]], tuple[Finalist, ...]]
+"""Puts finalists that are ranked by their scores before training in their last order."""
 
 
 @dataclass(frozen=True)
 class Election:
     """The finalists, best first, and what the best of them gains over the best plan of the warm start.
 
-    ``best`` and ``start`` are those two's scores on the most images that both were scored on, ``images``; ``start`` is
-    None without a warm start.
+    ``best`` and ``start`` are those two's scores before training, on the most images that both were scored on,
+    ``images``; ``start`` is None without a warm start.
     """
 
     ranked: tuple[Finalist, ...]
@@ -52,11 +61,12 @@ class Election:
 
 
 def elect(
-    judge: Judge, baselines: Sequence[Trace], found: Sequence[Trace], most: int, evaluations: int
+    judge: Judge, baselines: Sequence[Trace], found: Sequence[Trace], most: int, evaluations: int,
+    settle: Settle = lambda ranked: ranked,
 ) -> Election | None:
     """Race the best plans of a search of so many evaluations; return None where none is under the ceilings.
 
-    ``baselines`` are the traces of a warm start, whose best plan races too.
+    ``baselines`` are the traces of a warm start, whose best plan races too. ``settle`` has the last word on the order.
     """
     starts = [one.best for one in baselines if one.best is not None]
     reference = max(starts, key=lambda one: one.score, default=None)
@@ -64,7 +74,7 @@ def elect(
     if not candidates:
         return None
     results = [{one.widths: one for one in heat} for heat in race(judge, candidates)]
-    ranked = tuple(results[-1].values())
+    ranked = settle(tuple(results[-1].values()))
     taken = ranked[0].widths
     if reference is None:
         return Election(ranked, ranked[0].score, None, ranked[0].images)

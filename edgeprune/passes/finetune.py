@@ -108,7 +108,7 @@ class Finetune(Pass[TorchModel, TorchModel]):
         return total / max(steps, 1)
 
     def _loss(self, state: Training, task: Task, batch: Batch, ctx: Context) -> Tensor:
-        inputs = batch.inputs.to(ctx.device).contiguous(memory_format=torch.channels_last)
+        inputs = batch.inputs.to(ctx.device).contiguous(memory_format=state.layout)
         output = state.module(inputs)
         loss = task.loss(output, batch._replace(inputs=inputs))
         if self.distillation == self.hints == 0.0:

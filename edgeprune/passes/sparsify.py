@@ -17,6 +17,8 @@ from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes import finalists, playing
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.finalists import Settle
+from edgeprune.passes.halving import Halving
 from edgeprune.passes.judging import ARITHMETICS, Arithmetic, Judge
 from edgeprune.profiles.board import Board
 from edgeprune.report import Evaluation, FinalistRow, GroupRow, SearcherRow
@@ -40,6 +42,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     bf16 where ``arithmetic`` is ``auto``, the processor has it and the model's outputs do not suffer by it. Where the
     split holds more images, the best ``finalists`` plans (one for each ten evaluations at most) are scored again on
     more and more of them, until it is clear which is the best or all images are scored; no new plan is among them.
+    With ``halving`` the finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them
+    for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
+    finalists at a quarter of an epoch cost six epochs in all.
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
     is started from the best plans of uniform, random, greedy and knapsack.
 
@@ -68,6 +73,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     recalibration: int = 1024
     images: int = 2000
     finalists: int = 8
+    halving: float = 0.0
+    training: Pass[TorchModel, TorchModel] | None = None
     aligned: bool = False
     granularity: Granularity = "channel"
     tallies: tuple[Tally, ...] = ()
@@ -86,6 +93,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1), ("finalists", 1)):
             if getattr(self, option) < least:
                 raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
+        if self.halving < 0.0:
+            raise ValueError(f"halving is a number of epochs, or part of one, and not negative, not {self.halving}")
         if self.granularity not in get_args(Granularity):
             raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(get_args(Granularity))}")
         if self.arithmetic not in ARITHMETICS:
@@ -132,6 +141,12 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             return Surgery(masks=layers.chosen(model.module, groups, widths))
         return resolve(model.module, groups, plan_of(groups, widths, ranking))
 
+    def settling(self, judge: Judge, ctx: Context, name: str) -> Settle:
+        """Return what has the last word on the order of the finalists; ``name`` tells all that decides their cuts."""
+        if not self.halving or self.training is None:
+            return lambda ranked: ranked
+        return Halving(judge.cut, self.training, self.halving, ctx, name).ranked
+
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
         if ctx.task is None:
@@ -141,6 +156,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         if self.reconstruction and (self.granularity != "channel" or ctx.task.name == "synthetic"):
             raise UnmetRequirement(
                 "reconstruction is for channels that go, and needs real data: give --data, and granularity=channel"
+            )
+        if self.halving and (self.training is None or ctx.task.name == "synthetic"):
+            raise UnmetRequirement(
+                "halving trains finalists: give --data, and from Python training=Finetune(epochs=1) with it"
             )
         if self.granularity != "channel" and model.surgery.masks:
             raise UnmetRequirement("this model is masked already; let one search choose all of its masks")
@@ -159,7 +178,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             arithmetic=self.arithmetic, total=self.evaluations, reconstruction=self.reconstruction,
         )
         by = self.criterion if self.granularity == "channel" else self.granularity
-        memo = ctx.journal(f"plans-{model.digest()}-{by}-{self.scoring(judge)}")
+        name = f"{model.digest()}-{by}-{self.scoring(judge)}"
+        memo = ctx.journal(f"plans-{name}")
         ctx.record("arithmetic", str(judge.way))
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
@@ -170,7 +190,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 self.agent, env, ctx.seed, self.rewards(), lambda one: ctx.progress.note(_line(one)), self.warm
             )
         seconds = time.perf_counter() - started
-        elected = finalists.elect(judge, baselines, found, self.finalists, self.evaluations)
+        settle = self.settling(judge, ctx, name)
+        elected = finalists.elect(judge, baselines, found, self.finalists, self.evaluations, settle)
         if elected is None:
             raise UnmetRequirement(
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
@@ -261,7 +282,7 @@ def _record(
         "finalists",
         [
             FinalistRow(plan=key(one.widths), cost=share(one.widths), searched=one.searched, score=one.score,
-                        images=one.images)
+                        images=one.images, trained=one.trained, epochs=one.epochs)
             for one in elected.ranked
         ],
     )  # fmt: skip

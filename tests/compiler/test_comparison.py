@@ -193,6 +193,19 @@ def test_finalists_have_more_images_to_be_chosen_by(done: Done) -> None:
     assert "*search* (20 images while searching, up to 50 for the best 3 plans of a search) chose the plan" in wide
 
 
+def test_finalists_are_trained_where_that_is_asked_for(at: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "sparsify": {"recalibration": "64", "images": "30", "halving": "0.25"}}
+    asked: dict[str, Any] = {"agents": ("random",), "seeds": 1, "evaluations": 20, "epochs": 1, "out": tmp_path / "a"}
+    report = compared(settings=settings, **asked)
+    assert any(note.startswith("The finalists of each search were trained for 0.25 epochs") for note in report.notes)
+    trials = [path for path in journals() if len(path.read_text().splitlines()) == 2]
+    assert trials, "two finalists of twenty evaluations, each trained once"
+    assert report.options["sparsify"]["training"]["epochs"] == 1
+    plain = compared(settings=SETTINGS, **{**asked, "out": tmp_path / "b"})
+    assert plain.options["sparsify"]["training"] is None
+    assert plain.cells[0].key != report.cells[0].key
+
+
 def test_the_page_says_what_each_figure_is(done: Done) -> None:
     text = (done.out / "compare.md").read_text(encoding="utf-8")
     assert text == markdown(done.report)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 from page_text import checked, words
@@ -11,7 +12,17 @@ from rich.console import Console
 from edgeprune.compiler import wording
 from edgeprune.compiler.page import render
 from edgeprune.compiler.table import show, summary
-from edgeprune.report import Candidate, CheckRow, EngineRow, GroupRow, KernelRow, Latency, Measurement, Report
+from edgeprune.report import (
+    Candidate,
+    CheckRow,
+    EngineRow,
+    FinalistRow,
+    GroupRow,
+    KernelRow,
+    Latency,
+    Measurement,
+    Report,
+)
 
 
 def empty() -> Report:
@@ -123,6 +134,20 @@ def test_names_from_files_are_escaped() -> None:
     )
     assert "<script" not in page
     assert "alert(1)" in words(page)
+
+
+def test_finalists_that_were_trained_have_their_score_and_how_long() -> None:
+    search = report().search
+    assert search is not None
+    same: Any = {"cost": 0.5, "searched": 0.8, "score": 0.79, "images": 4000}
+    rows = [FinalistRow(plan="8-16", trained=0.9125, epochs=0.5, **same),
+            FinalistRow(plan="12-8", trained=0.85, epochs=0.25, **same)]  # fmt: skip
+    text = words(render(report(search=search.model_copy(update={"finalists": rows}))))
+    assert "then trained, the better half for twice as long each time; the first was taken." in text
+    assert "91.25 % 0.5" in text and "85.00 % 0.25" in text
+    rows = [row.model_copy(update={"trained": None, "epochs": 0.0}) for row in rows]
+    text = words(render(report(search=search.model_copy(update={"finalists": rows}))))
+    assert "until it was clear which is the best; the first was taken." in text and "epochs Cost" not in text
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,19 @@ def test_a_search_gets_its_ceilings_and_its_share() -> None:
     assert tools({"sparsify": {"aligned": "true"}}).searching({"macs": 9.0}, 12, aligned=False).aligned
 
 
+def test_only_long_builds_train_finalists_unless_told() -> None:
+    assert [tools(effort=effort).sparsify.halving for effort in ("quick", "normal", "long")] == [0.0, 0.0, 0.25]
+    assert tools(effort="long", epochs=0).sparsify.halving == tools(effort="long", data=False).sparsify.halving == 0.0
+    found = tools({"sparsify": {"halving": "0.5"}, "finetune": {"lr": "0.5"}})
+    assert found.sparsify.training == Finetune(epochs=1, lr=0.5)
+    assert tools({"finetune": {"lr": "0.5"}}).sparsify == tools().sparsify, "a search without training stays the same"
+    message = r"^sparsify\.halving trains a search's finalists as the result is trained; give --epochs too$"
+    with pytest.raises(BadOption, match=message):
+        tools({"sparsify": {"halving": "0.5"}}, epochs=0)
+    with pytest.raises(BadOption, match=r"^sparsify\.training takes .*, not 'x'$"):
+        tools({"sparsify": {"training": "x"}})
+
+
 def test_a_preset_sets_what_is_not_given() -> None:
     found = tools(preset="driving").sparsify
     assert (found.agent.name, found.agent.learning_rate, found.agent.episodes) == ("ppo", 3e-4, 10_000)

@@ -19,6 +19,7 @@ from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP
 from edgeprune.layers import nonzero
 from edgeprune.model import TorchModel
+from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.pool import Threads
 from edgeprune.passes.sparsify import Sparsify, group_rows
 from edgeprune.tally import Tally, Term
@@ -222,6 +223,25 @@ def test_the_best_plans_are_scored_again_on_more_images_and_the_first_of_them_is
         assert score == pytest.approx(fresh.value, abs=1e-6)
 
 
+def test_finalists_are_trained_and_the_best_trained_plan_is_taken_untrained(tmp_path: Path) -> None:
+    options = {"images": 12, "finalists": 3, "evaluations": 30}
+    plain, plainly, untrained = search(tmp_path / "plain", "random", options=options)
+    training = Finetune(epochs=1, lr=0.05)
+    options |= {"halving": 0.5, "training": training}
+    (tmp_path / "halved").mkdir()
+    cut, facts, task = search(tmp_path / "halved", "random", options=options)
+    assert {row.plan for row in facts["finalists"]} == {row.plan for row in plainly["finalists"]}
+    assert [row.epochs for row in facts["finalists"]] == [1.0, 1.0, 0.5]
+    assert facts["finalists"][0].trained >= facts["finalists"][1].trained
+    assert len(task.begun) - len(untrained.begun) == 3 + 2, "three finalists for half an epoch, two for a whole one"
+    assert facts["plan"][0].kept == int(facts["finalists"][0].plan.split("-")[0])
+    assert facts["reached"] == pytest.approx(size_of(cut)["macs"] / size_of(toy("Residual"))["macs"])
+    taken = facts["finalists"][0].plan
+    if taken == plainly["finalists"][0].plan:
+        assert state(cut) == state(plain), "the cut itself is the untrained one"
+    assert plainly["finalists"][0].trained is None
+
+
 def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> None:
     model = toy("Residual")
     with_statistics, _, task = search(tmp_path, model=model)
@@ -302,6 +322,15 @@ def test_reconstruction_is_for_channels_and_real_images(tmp_path: Path) -> None:
             step.requires(model, ctx)
 
 
+def test_halving_needs_real_images(tmp_path: Path) -> None:
+    model = toy("Plain")
+    message = r"^halving trains finalists: give --data, and from Python training=Finetune\(epochs=1\) with it$"
+    for training, task in ((Finetune(epochs=1), Synthetic(model)), (None, Answers(model, 8))):
+        ctx, _ = context(tmp_path, model, task=task)
+        with pytest.raises(UnmetRequirement, match=message):
+            Sparsify(limits=(("macs", 1.0),), halving=0.5, training=training).requires(model, ctx)
+
+
 def test_reconstructed_plans_have_scores_of_their_own(tmp_path: Path) -> None:
     journals: dict[str, Any] = {}
     for on in (False, True):
@@ -328,6 +357,8 @@ def test_options_out_of_range() -> None:
         Sparsify(criterion="tailor")
     with pytest.raises(ValueError, match=r"^finalists must be at least 1, not 0$"):
         Sparsify(finalists=0)
+    with pytest.raises(ValueError, match=r"^halving is a number of epochs, or part of one, and not negative, not -1$"):
+        Sparsify(halving=-1)
     with pytest.raises(ValueError, match=r"^evaluations must be at least 1, not 0$"):
         Sparsify(evaluations=0)
 

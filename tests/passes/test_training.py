@@ -10,9 +10,11 @@ import torch
 from contexts import context
 from networks import toy
 from pruning_task import Answers
+from torch import nn
 
 from edgeprune.passes.base import Context
-from edgeprune.passes.training import Training, ahead
+from edgeprune.passes.finetune import Finetune
+from edgeprune.passes.training import Training, ahead, layout
 
 
 def started(ctx: Context, average: float = 0.9) -> Training:
@@ -47,6 +49,42 @@ def test_the_average_follows_by_a_decay_that_rises_to_the_one_asked_for(most: fl
         decay = min(most, (1 + step) / (10 + step))
         wanted = decay * wanted + (1 - decay) * now
         torch.testing.assert_close(run.averaged.state_dict()[name], wanted)
+
+
+@pytest.mark.parametrize(
+    ("conv", "device", "wanted"),
+    [
+        (nn.Conv2d(5, 16, 1, 2), "cpu", torch.contiguous_format),
+        (nn.Conv2d(32, 16, 1, (1, 2), groups=4), "cpu", torch.contiguous_format),
+        (nn.Conv2d(5, 16, 1, 2), "cuda", torch.channels_last),
+        (nn.Conv2d(16, 16, 1, 2), "cpu", torch.channels_last),
+        (nn.Conv2d(5, 16, 1), "cpu", torch.channels_last),
+        (nn.Conv2d(5, 16, 3, 2), "cpu", torch.channels_last),
+        (nn.ReLU(), "cpu", torch.channels_last),
+    ],
+)
+def test_channels_lie_last_except_where_that_kills_the_process(
+    conv: nn.Module, device: str, wanted: torch.memory_format
+) -> None:
+    assert layout(nn.Sequential(nn.Conv2d(3, 32, 3), conv), device) == wanted
+
+
+def test_weights_and_images_lie_as_they_must(tmp_path: Path) -> None:
+    seen: list[bool] = []
+    for narrow in (False, True):
+        model = toy("Residual")  # its shortcut is a strided 1x1 convolution of 8 inputs
+        if not narrow:
+            model.module.two.downsample[0].stride = model.module.two.conv1.stride = (1, 1)
+        folder = tmp_path / str(narrow)
+        folder.mkdir()
+        ctx, _ = context(folder, model, task=Answers(model))
+        run = Training.start(model, 0.9, 5e-4, 0.0, ctx)
+        run.module.stem[0].register_forward_pre_hook(
+            lambda part, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        Finetune()._loss(run, ctx.task, next(ctx.task.train_batches(0, 0)), ctx)
+        assert run.module.stem[0].weight.is_contiguous() == narrow
+    assert seen == [True, False]
 
 
 def test_without_an_average_the_module_itself_is_scored(ctx: Context) -> None:

@@ -1,0 +1,97 @@
+"""The networks that benchmarks/peers.py compares methods on, each as an edge engineer would bring it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conditions import data_pack
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import edgeprune
+from edgeprune.compiler.opening import Opened, open_request
+from edgeprune.compiler.request import Request
+
+RESNETS = Path(__file__).parents[1] / "examples" / "cifar10" / "resnet.py"
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+"""The ImageNet classes of Imagenette's folders, in sorted order."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network with its data.
+
+    ``make`` leaves the model's file or folder in an empty folder, told how many epochs to train where it must train;
+    ``fixed`` tells the layers whose outputs no peer may narrow, by name and layer, because the architecture has no way
+    to spell it. edgeprune is not told: it finds out.
+    """
+
+    make: Callable[[Path, int], Path]
+    data: str
+    arch: str | None = None
+    fixed: Callable[[str, nn.Module], bool] = lambda name, layer: False
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def asked(self, model: Path) -> dict[str, Any]:
+        """Return what tells edgeprune this network, as ``compile`` takes it."""
+        told = {"model": model, "arch": self.arch, "data": data_pack() / self.data, "settings": dict(self.settings)}
+        return {name: value for name, value in told.items() if value}
+
+    def open(self, model: Path) -> Opened:
+        """Return the network and its task."""
+        return open_request(Request(**self.asked(model)))
+
+
+def _packed(name: str) -> Callable[[Path, int], Path]:
+    return lambda folder, epochs: data_pack() / "weights" / name
+
+
+def _ten_classes(folder: Path, epochs: int) -> Path:
+    """Keep the ten rows of ImageNet's classifier that the data has."""
+    state: dict[str, Tensor] = load_file(data_pack() / "weights" / "imagenet_tf_efficientnet_lite0.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name][list(IMAGENETTE)].contiguous()
+    path = folder / "lite0.safetensors"
+    save_file(state, path)
+    return path
+
+
+def _with_head(folder: Path, epochs: int) -> Path:
+    """Train a head for KITTI's classes, and cut nothing: the build is the original of all methods."""
+    return edgeprune.compile(
+        data_pack() / "weights" / "yolov5n.pt", data=data_pack() / "kitti" / "data.yaml", input_shape=(1, 3, 192, 640),
+        precision="fp32", max_macs="1x", settings={"transfer": {"epochs": str(epochs)}}, out=folder / "dense",
+    ).directory  # fmt: skip
+
+
+def _tied(name: str, layer: nn.Module) -> bool:
+    # The zero padding of shortcuts without parameters is a constant of the architecture.
+    return not name.endswith(".conv1")
+
+
+def _scores(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear)
+
+
+def _heads(name: str, layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.bias is not None  # all others have a batch norm
+
+
+NETWORKS: Mapping[str, Network] = {
+    "resnet20": Network(_packed("cifar10_resnet20.safetensors"), "cifar10", f"{RESNETS}:resnet20", _tied),
+    "resnet56": Network(_packed("cifar10_resnet56.safetensors"), "cifar10", f"{RESNETS}:resnet56", _tied),
+    "lite0": Network(_ten_classes, "imagenette160", "timm:tf_efficientnet_lite0", _scores),
+    "yolov5n": Network(_with_head, "kitti/data.yaml", fixed=_heads, settings={"task": {"transfer": "done"}}),
+}
+
+
+def made(network: str, folder: Path, epochs: int) -> Path:
+    """Return the network's model, made in ``folder`` if it must be and is not there yet."""
+    done = folder / "model.txt"
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        done.write_text(str(NETWORKS[network].make(folder, epochs)), encoding="utf-8")
+    return Path(done.read_text(encoding="utf-8"))
