@@ -157,11 +157,13 @@ def counted(precisions: Mapping[str, int]) -> str:
 
 def pruning_gain(report: Report) -> str:
     """Say what pruning added over lower precision alone, from the finished candidates of the same run; other
-    activations, where the pruned candidate has them, came along. Both by the runtime that the chosen one is for.
+    activations, where the pruned candidate has them, came along. Both by the runtime that the chosen one is for; the
+    pruned one that was chosen speaks for all of them.
     """
     runtime = next((c.runtime for c in (*(c for c in report.candidates if c.chosen), *report.candidates)), "")
     named = {c.name.partition(", ")[0]: c for c in report.candidates if c.runtime == runtime}
-    alone, both = named.get("quantized-only"), named.get("pruned-quantized")
+    pruned = [named[name] for name in ("pruned-quantized", "pruned-only") if name in named]
+    alone, both = named.get("quantized-only"), next((c for c in pruned if c.chosen), pruned[0] if pruned else None)
     if alone is None or both is None:
         return "This build has no pair of candidates that shows what pruning added over quantization alone."
     speed = share(latency_ratio(both, report.baseline), latency_ratio(alone, report.baseline))

@@ -176,6 +176,15 @@ def test_the_gain_is_told_of_the_runtime_that_the_chosen_one_is_for() -> None:
     assert f"MACs at {wording.ratio(there[3].macs / there[1].macs)}" in told
 
 
+def test_the_gain_is_that_of_the_pruned_candidate_that_was_chosen() -> None:
+    four = candidates()
+    four[2] = four[2].model_copy(update={"chosen": True})
+    four[3] = four[3].model_copy(update={"chosen": False, "note": "breaks the accuracy floor"})
+    told = wording.pruning_gain(report(candidates=four))
+    assert told.endswith("The pruned candidate was chosen.")
+    assert f"size at {wording.ratio(820_000 / 318_000)}" in told
+
+
 def test_pruning_that_did_not_pay_is_said() -> None:
     four = candidates()
     four[1] = four[1].model_copy(update={"chosen": True})
