@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 Widths = tuple[int, ...]
 DROP = 0
+FLOAT, INT8 = 2, 1
+"""The rungs of a group that chooses a precision."""
 FRACTIONS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 
 
@@ -41,7 +43,8 @@ class Group:
     holds the kept counts on offer, descending, the first being ``channels``. ``segments`` > 1 where grouped
     convolutions demand that equally many channels go from each of so many equal runs. ``block`` names the residual
     block that choosing DROP here removes; ``inside`` the droppable block this group lives in. A ``locked`` group (the
-    text says why) has a ladder of one rung.
+    text says why) has a ladder of one rung. A group with ``lowers`` has no channels: it is a choice for these modules,
+    FLOAT or INT8 (see ``edgeprune.mixed``).
     """
 
     name: str
@@ -52,6 +55,7 @@ class Group:
     block: str | None = None
     inside: str | None = None
     locked: str = ""
+    lowers: tuple[str, ...] = ()
 
     def options(self) -> tuple[int, ...]:
         """Return the widths on offer here: the ladder, then DROP where the group opens a droppable block."""
@@ -68,7 +72,6 @@ class Cut:
     channels: int
     kept: tuple[int, ...]
     drop_block: bool = False
-    precision: str | None = None
 
 
 Plan = tuple[Cut, ...]
@@ -205,6 +208,8 @@ def aligned(cost: CostModel, multiple: int) -> CostModel:
     """
 
     def narrowed(group: Group) -> Group:
+        if group.lowers:
+            return group
         rungs = ladder(group.channels, (multiple,), group.segments) if len(group.ladder) > 1 else group.ladder
         return replace(group, ladder=tuple(r for r in rungs if r == group.channels or r % multiple == 0))
 
@@ -249,12 +254,14 @@ def widths_of(groups: Sequence[Group], plan: Plan) -> Widths:
 
 def uniform(groups: Sequence[Group], fraction_kept: float) -> Widths:
     """Return widths in which every free group keeps the rung nearest ``fraction_kept`` of its channels; no block is
-    dropped.
+    dropped, and whatever can be is in int8.
 
     Monotone: a smaller fraction never keeps more.
     """
 
     def nearest(group: Group) -> int:
+        if group.lowers:
+            return INT8
         return min(group.ladder, key=lambda rung: (abs(rung - fraction_kept * group.channels), rung))
 
     return tuple(nearest(group) for group in groups)

@@ -68,16 +68,17 @@ class Surgery:
     ``dropped`` names the residual blocks replaced by an identity. Indices always refer to the original module.
     ``activations`` maps an activation's name to the kind that replaced it (``edgeprune.activations.CHEAPER``).
     ``masks`` maps a layer's name to how many of its weights are not zero, or to ``"2:4"``; the weights are those left
-    by the cut (``edgeprune.masks``).
+    by the cut (``edgeprune.masks``). ``floating`` are the layers that are not to be lowered to int8.
     """
 
     kept: Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
     activations: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, int | str] = field(default_factory=dict)
+    floating: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.kept or self.dropped or self.activations or self.masks)
+        return bool(self.kept or self.dropped or self.activations or self.masks or self.floating)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for a recipe; what is not used is left out, so that plain cuts look as they always did."""
@@ -85,16 +86,19 @@ class Surgery:
             "kept": {k: [None if side is None else list(side) for side in v] for k, v in self.kept.items()},
             "dropped": list(self.dropped),
         }
-        extra = {"activations": dict(self.activations), "masks": dict(self.masks)}
+        extra: dict[str, Any] = {
+            "activations": dict(self.activations), "masks": dict(self.masks), "floating": list(self.floating),
+        }  # fmt: skip
         return plain | {name: value for name, value in extra.items() if value}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Surgery:
-        """Read what ``to_json`` gave, now or before there were activations and masks."""
+        """Read what ``to_json`` gave, now or when there was less of it."""
         kept = {
             k: (None if o is None else tuple(o), None if i is None else tuple(i)) for k, (o, i) in raw["kept"].items()
         }
-        return cls(kept, tuple(raw["dropped"]), dict(raw.get("activations", {})), dict(raw.get("masks", {})))
+        extra = dict(raw.get("activations", {})), dict(raw.get("masks", {})), tuple(raw.get("floating", ()))
+        return cls(kept, tuple(raw["dropped"]), *extra)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ class GroupRow(_Data):
     dropped_block: str | None = None
     ladder: tuple[int, ...] = ()
     macs_share: float | None = None
+    precision: Literal["int8", "float"] | None = Field(None, description="where the plan chose it")
     reason: str = ""
 
 

@@ -113,6 +113,7 @@ def compose(first: Surgery, second: Surgery) -> Surgery:
         dropped,
         {name: kind for name, kind in kinds.items() if not _inside(name, dropped)},
         {name: entry for name, entry in entries.items() if not _inside(name, dropped)},
+        tuple(name for name in dict.fromkeys((*first.floating, *second.floating)) if not _inside(name, dropped)),
     )
 
 

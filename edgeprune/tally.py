@@ -36,10 +36,15 @@ class Term:
 
 
 class Tally:
-    """Terms of one quantity, such as ``latency`` in milliseconds, and what any run takes ``beside`` them."""
+    """Terms of one quantity, such as ``latency`` in milliseconds, and what any run takes ``beside`` them.
 
-    def __init__(self, quantity: str, terms: Sequence[Term], beside: float = 0.0) -> None:
-        self.quantity, self.terms, self.beside = quantity, tuple(terms), beside
+    ``floating`` is the same of the graph in float, where a plan may choose between the two kernel by kernel.
+    """
+
+    def __init__(
+        self, quantity: str, terms: Sequence[Term], beside: float = 0.0, floating: Tally | None = None
+    ) -> None:
+        self.quantity, self.terms, self.beside, self.floating = quantity, tuple(terms), beside, floating
 
     def __repr__(self) -> str:
         """Name the content: searches by equal tallies are the same search."""
@@ -47,7 +52,8 @@ class Tally:
         for term in self.terms:
             told.update(repr((term.op, term.outputs, term.inputs, term.whole, sorted(term.moved.items()))).encode())
             told.update(b"" if term.grid is None else term.grid.tobytes())
-        return f"Tally({self.quantity}, {told.hexdigest()[:16]})"
+        either = "" if self.floating is None else f", or {self.floating}"
+        return f"Tally({self.quantity}, {told.hexdigest()[:16]}{either})"
 
 
 class Tallied(CostModel):
@@ -65,16 +71,21 @@ class Tallied(CostModel):
 
     def cost(self, widths: Sequence[int]) -> dict[str, float]:
         """Return MACs, parameters and every tally of the model cut to ``widths`` (one image)."""
+        sides = self._kept(widths)
+        found = super().cost(widths)
+        for at, tally in enumerate(self.tallies):
+            found[tally.quantity] = tally.beside + sum(
+                self._term(at, number, term, *sides) for number, term in enumerate(tally.terms)
+            )
+        return found
+
+    def _kept(self, widths: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return the outputs and inputs of every op, and the share of its outputs that is kept."""
         outputs, inputs, dead = self._sides(widths)
         kept = outputs / np.maximum(self._outputs, 1.0)
         if dead is not None:
             outputs, kept = np.where(dead, 0.0, outputs), np.where(dead, 0.0, kept)
-        found = super().cost(widths)
-        for at, tally in enumerate(self.tallies):
-            found[tally.quantity] = tally.beside + sum(
-                self._term(at, number, term, outputs, inputs, kept) for number, term in enumerate(tally.terms)
-            )
-        return found
+        return outputs, inputs, kept
 
     def share_of(self, group: int) -> dict[str, float]:
         """Return the share of the full model's MACs, parameters and tallies in what a group touches (shares overlap).

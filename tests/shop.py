@@ -15,9 +15,9 @@ from torch import nn
 
 from edgeprune.budget import Budget
 from edgeprune.groups import CostModel
+from edgeprune.mixed import tallied
 from edgeprune.passes.base import Silent
 from edgeprune.report import Latency, Measurement, Score
-from edgeprune.tally import Tallied
 
 ITEMS = 1000
 
@@ -56,6 +56,7 @@ class Made:
     def fact(self, one: str, name: str) -> Any:
         known = {("sparsify", "asked"): self.asked,
                  ("quantize", "lowered"): self.lowered, ("quantize", "method"): "percentile",
+                 ("quantize", "precision"): "int8",
                  ("activation", "moved"): self.moved}  # fmt: skip
         return known.get((one, name))
 
@@ -107,7 +108,7 @@ class Shop:
         share, asked = 1.0, ()
         if search is not None:
             full = self.cost_model.full
-            full = Tallied(self.cost_model, search.tallies).full
+            full = tallied(self.cost_model, search.tallies).full
             share = min(limit / full[q] for q, limit in search.limits)
             asked = tuple(f"{search.limits} {i}" for i in range(search.evaluations))
         elif any(p.name == "recut" for p in passes):

@@ -22,7 +22,7 @@ LAYERS = (
     {"errors", "budget", "report", "find", "files", "", "__version__"},
     {"model", "threads"},
     {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration", "reconstruction"}
-    | {"activations", "masks", "layers", "profiles", "tasks", "frontends"},
+    | {"activations", "masks", "layers", "mixed", "rounding", "profiles", "tasks", "frontends"},
     {"dialects"},
     {"agents", "backends", "engines"},
     {"passes"},

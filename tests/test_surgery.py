@@ -235,6 +235,8 @@ def test_what_is_depthwise() -> None:
         (Surgery({"a": ((1,), None)}), Surgery({"b": ((2,), None)}), Surgery({"a": ((1,), None), "b": ((2,), None)})),
         (Surgery({"x.a": ((1,), None)}), Surgery({}, ("x",)), Surgery({}, ("x",))),
         (Surgery({"xy.a": ((1,), None)}), Surgery({}, ("x",)), Surgery({"xy.a": ((1,), None)}, ("x",))),
+        (Surgery(floating=("a", "x.b")), Surgery({}, ("x",), floating=("c", "a")),
+         Surgery({}, ("x",), floating=("a", "c"))),
         (Surgery({}, ("x",)), Surgery({"a": ((1,), None)}, ("y",)), Surgery({"a": ((1,), None)}, ("x", "y"))),
     ],
 )
@@ -246,6 +248,13 @@ def test_an_empty_surgery_is_false() -> None:
     assert not Surgery()
     assert Surgery({"a": ((0,), None)})
     assert Surgery({}, ("block",))
+    assert Surgery(floating=("a",))
+
+
+def test_layers_in_float_come_back_from_a_recipe_and_leave_older_ones_as_they_were() -> None:
+    cut = Surgery({"a": ((0,), None)}, floating=("a", "b"))
+    assert Surgery.from_json(json.loads(json.dumps(cut.to_json()))) == cut
+    assert "floating" not in Surgery({"a": ((0,), None)}).to_json()
 
 
 # --- indices that do not fit ------------------------------------------------------------------------------------------

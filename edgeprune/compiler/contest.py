@@ -19,7 +19,7 @@ ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation", "no-me
 """What a comparison may leave out, in rows of their own."""
 TABLES = ("sparsify", "finetune", "task", "agent", "export", "dialect")
 """What ``settings`` may be about."""
-OF_BUILDS = ("actions", "observation", "reward", "reward_weights", "reward_grid", "ratio", "warm")
+OF_BUILDS = ("actions", "observation", "reward", "reward_weights", "reward_grid", "ratio", "warm", "mixed")
 """Options of ``sparsify`` that say how episodes are played."""
 EVALUATIONS = 300
 SEEDS = 5

@@ -59,6 +59,8 @@ def read_cuts(raw: Any) -> Surgery:
         raise ValueError(f"its cuts cannot be read ({first_line(error)})") from error
     if not sound or not all(isinstance(name, str) for name in found.dropped):
         raise ValueError("its cuts are not indices and names")
+    if not all(isinstance(name, str) for name in found.floating):
+        raise ValueError("its layers in float are not names")
     if not all(isinstance(k, str) and isinstance(v, str) and v in CHEAPER for k, v in found.activations.items()):
         raise ValueError(f"its activations are not names and kinds ({', '.join(CHEAPER)})")
     if not all(isinstance(k, str) and (v == HALF or (type(v) is int and v >= 0)) for k, v in found.masks.items()):

@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
@@ -20,11 +21,12 @@ from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel
+from edgeprune.mixed import tallied
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles.energy_model import Formula
 from edgeprune.profiles.latency_table import LatencyTable
-from edgeprune.tally import Tallied
+from edgeprune.tally import Tally
 
 STEP = 0.05
 """Distance of two neighbouring cost targets of the bisection, as a share of the original's."""
@@ -70,6 +72,8 @@ class Strategy:
         reach.
         """
         require_meter(self.workshop)
+        if self.tools.sparsify.mixed and self.workshop.means.table is None:
+            raise UnmetRequirement("sparsify.mixed goes by what int8 and float take, layer by layer; give --table FILE")
         quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
         cost = self.tools.sparsify.offering(
@@ -130,7 +134,9 @@ class Strategy:
         if path is not None:
             self.outcome.table = table = tabling.open_table(path, bench)
             tabling.extend(table, path, bench, base.model, found, self.workshop.means.progress)
-            tallies.append(tabling.tally_of(table, found))
+            tally = tabling.tally_of(table, found)
+            tally.floating = self._in_float(base, table, path) if self.tools.sparsify.mixed else None
+            tallies.append(tally)
             self._aim = "latency"
         if energetic or rules.energetic:
             published: Formula = "theoretical-published"
@@ -142,9 +148,24 @@ class Strategy:
             self.outcome.notes.append(f"the search aimed at {told}")
         if rules.energetic:
             self.outcome.notes.append(f"the agent was told {formula} energy, an estimate by arithmetic and traffic")
-        search = dataclasses.replace(self.tools.sparsify, tallies=tuple(tallies))
+        mixed = any(tally.floating is not None for tally in tallies)
+        search = dataclasses.replace(self.tools.sparsify, tallies=tuple(tallies), mixed=mixed)
         self.tools = dataclasses.replace(self.tools, sparsify=search)
-        return Tallied(cost, tallies)
+        return tallied(cost, tallies)
+
+    def _in_float(self, base: Finished, table: LatencyTable, path: Path) -> Tally | None:
+        """Return what the kernels of an int8 candidate take in float, for plans to choose between the two; None, with a
+        remark, where lower precision alone came out in float.
+        """
+        if base.fact("quantize", "precision") != "int8":
+            self.outcome.notes.append("int8 does not pay for the whole model here, so plans choose no precision")
+            return None
+        passes = [one for one in base.passes if one.name != "quantize"]
+        model = self.workshop.finish(f"{base.name} in float", passes).model
+        found = tabling.units_of(model)
+        tabling.extend(table, path, self.workshop.bench, model, found, self.workshop.means.progress)
+        self.outcome.notes.append("plans chose float or int8 for each group, by what the table tells of both")
+        return tabling.tally_of(table, found)
 
     # --- with a floor alone -----------------------------------------------------------------------
 

@@ -127,6 +127,8 @@ def toolbox(
     sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
     finetune = configure(usual, settings.get("finetune", {}))
+    if sparsify.mixed and precision != "auto":
+        raise BadOption(f"sparsify.mixed chooses where int8 pays; it has no say with --precision {precision}")
     if sparsify.halving and not finetune.epochs:
         raise BadOption("sparsify.halving trains a search's finalists as the result is trained; give --epochs too")
     if sparsify.halving:  # else how the result is trained has no say in the search, which stays in the cache

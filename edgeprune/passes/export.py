@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import BadModel, UnmetRequirement
 from edgeprune.model import OnnxModel, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
-from edgeprune.passes.graph import PROTOBUF_LIMIT, clean, name_nodes, opset_of, write
+from edgeprune.passes.graph import PROTOBUF_LIMIT, clean, keep_floating, name_nodes, opset_of, write
 
 DYNAMO_OPSET = 18
 """The oldest opset torch's dynamo exporter writes; asked for an older one it silently writes this one."""
@@ -70,6 +70,7 @@ class Export(Pass[TorchModel, OnnxModel]):
         proto = to_proto(model, ctx.board.opset)
         clean(proto, model.spec.to_json(), ctx.board.ir_version)
         name_nodes(proto.graph)
+        keep_floating(proto, model.surgery.floating)
         exported = write(proto, OnnxModel(ctx.workspace / "model.onnx", model.spec))
         difference = self._compare(model, exported, ctx)
         ctx.record("opset", opset_of(proto))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,6 +14,7 @@ from edgeprune.errors import BadModel
 from edgeprune.files import write_atomic
 from edgeprune.model import METADATA_KEY, OnnxModel
 
+_FLOATING = "edgeprune.floating"
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ONE_NAME = {"GlobalAveragePool": "mean", "ReduceMean": "mean", "Flatten": "reshape"}
 PROTOBUF_LIMIT = 2**31 - 1
@@ -36,6 +38,18 @@ def clean(proto: onnx.ModelProto, spec_json: str, ir_version: int) -> None:
     proto.producer_name, proto.producer_version = "edgeprune", _own_version()
     proto.domain, proto.model_version = "", 0
     proto.ir_version = min(proto.ir_version, ir_version)
+
+
+def keep_floating(proto: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Note in a graph which of its layers, by node name, are not to be lowered. In place."""
+    if layers:
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = _FLOATING, json.dumps(sorted(layers))
+
+
+def kept_floating(proto: onnx.ModelProto) -> frozenset[str]:
+    """Return what ``keep_floating`` noted; nothing where it noted nothing."""
+    return frozenset(name for one in proto.metadata_props if one.key == _FLOATING for name in json.loads(one.value))
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:

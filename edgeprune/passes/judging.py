@@ -16,10 +16,12 @@ from edgeprune.groups import Group, Widths
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Scores
+from edgeprune.profiles.board import Int8Layout
 from edgeprune.profiles.host import has_bf16
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.reconstruction import Target, gathered, reconstruct, record
 from edgeprune.report import Score
+from edgeprune.rounding import round_off
 from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
 from edgeprune.threads import threads
@@ -112,7 +114,8 @@ class Scorer:
 
     ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
     are re-estimated on; empty where there is nothing to re-estimate. ``targets`` are what weights are reconstructed by,
-    on ``taught``; None leaves them as they are.
+    on ``taught``; None leaves them as they are. With a ``layout`` all layers but those that a plan leaves in float
+    compute as they will in int8.
     """
 
     model: TorchModel
@@ -125,6 +128,7 @@ class Scorer:
     calibration: Sequence[torch.Tensor]
     targets: Mapping[str, Target] | None = None
     taught: torch.Tensor | None = None
+    layout: Int8Layout | None = None
 
     def score(self, widths: Widths) -> float:
         """Return one plan's score."""
@@ -136,6 +140,10 @@ class Scorer:
         if self.calibration:
             with self.way.computing():
                 recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
+        if self.layout is not None:
+            with self.way.computing():
+                seen = (self.way.batch(part) for part in self.calibration[:1])
+                round_off(smaller.module, smaller.surgery.floating, seen, self.layout)
         return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices)
 
     def smaller(self, widths: Widths) -> TorchModel:
@@ -152,13 +160,14 @@ class Judge:
 
     ``images`` of the ``whole`` search split are scored, batch norms are re-estimated on ``recalibration`` training
     images, both the same ones for every plan. A score is a pure function of the plan. With ``reconstruction`` the
-    layers that lost inputs are given the weights of least squares towards the original's outputs.
+    layers that lost inputs are given the weights of least squares towards the original's outputs; with ``rounding``
+    plans say which layers stay in float, and all others compute in the target's int8.
     """
 
     def __init__(
         self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, operate: Operate, *,
         images: int, recalibration: int, arithmetic: Arithmetic = "auto", total: int = 0,
-        reconstruction: bool = False,
+        reconstruction: bool = False, rounding: bool = False,
     ) -> None:
         assert ctx.task is not None
         self._ctx, self._total, self.way = ctx, total, PLAIN
@@ -173,11 +182,12 @@ class Judge:
             seen = first_images(ctx.task.calibration_batches(), recalibration if norms else _COMPARED)
             self.way = agreed(model, torch.cat(seen)[:_COMPARED].numpy() if seen else np.zeros(0, np.float32),
                               arithmetic)  # fmt: skip
-            calibration = seen if norms else []
+            calibration = seen if norms or rounding else []
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
         self._scorer = Scorer(
             model, groups, ranking, ctx.task, operate, self.way, self._first(self.images), calibration,
             None if taught is None else record(ctx.original.module, taught), taught,
+            ctx.board.int8 if rounding else None,
         )  # fmt: skip
 
     @contextmanager

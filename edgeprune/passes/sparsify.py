@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from edgeprune import find, importance, layers
@@ -14,6 +14,7 @@ from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.reward import Reward, rewards
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
+from edgeprune.mixed import MARK, parted, tallied
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes import finalists, playing
 from edgeprune.passes.base import Context, Pass
@@ -23,7 +24,7 @@ from edgeprune.passes.judging import ARITHMETICS, Arithmetic, Judge
 from edgeprune.profiles.board import Board
 from edgeprune.report import Evaluation, FinalistRow, GroupRow, SearcherRow
 from edgeprune.surgery import resolve
-from edgeprune.tally import Tallied, Tally
+from edgeprune.tally import Tally
 from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
 
@@ -51,6 +52,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     With ``reconstruction`` every plan's layers that lost inputs get the weights of least squares towards the original's
     outputs on training images, before batch norms are re-estimated (He et al., 2017): for builds that cannot train, at
     about twice the time an evaluation.
+
+    With ``mixed`` a plan also says which groups stay in float where others become int8: a second phase of the same
+    episode, aimed at a latency table of both (see ``edgeprune.mixed``). Plans are then scored as they compute in int8,
+    and ``quantize`` lowers no layer that the plan left in float.
 
     ``granularity`` says what goes: whole channels, single weights of every layer (``element``), or two of every four
     (``2:4``). Masks go by the weights' magnitude alone, so ``criterion`` and ``aligned`` mean nothing to them; limits
@@ -87,12 +92,15 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     ratio: float = 0.3
     reconstruction: bool = False
     warm: bool = True
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
         for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1), ("finalists", 1)):
             if getattr(self, option) < least:
                 raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
+        if self.mixed and (self.granularity != "channel" or not self.recalibration):
+            raise ValueError("mixed wants granularity=channel, and recalibration above 0 for the ranges of int8")
         if self.halving < 0.0:
             raise ValueError(f"halving is a number of epochs, or part of one, and not negative, not {self.halving}")
         if self.granularity not in get_args(Granularity):
@@ -109,8 +117,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
 
     def scoring(self, judge: Judge) -> str:
         """Return all that decides a plan's score beside the model, the data and what channels are ranked by."""
-        reconstructed = "-reconstructed" if self.reconstruction else ""
-        return f"{self.recalibration}-{judge.images}-{judge.way}{reconstructed}"
+        marks = "-reconstructed" * self.reconstruction + "-rounded" * self.mixed
+        return f"{self.recalibration}-{judge.images}-{judge.way}{marks}"
 
     def rules(self) -> Rules:
         """Return how an episode is played, as far as the options tell."""
@@ -125,13 +133,13 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         if self.granularity != "channel":
             return layers.rows(model, self.granularity)
         cost = trace(model, tuple(board.channel_multiples.values()))
-        return Tallied(cost, self.tallies) if self.tallies else cost
+        return tallied(cost, self.tallies)
 
     def ranking(self, model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> importance.Scores:
         """Return which channels of each group matter least; nothing for masks, whose weights tell it themselves."""
         if self.granularity != "channel":
             return {}
-        return importance.scores(model, groups, self.criterion, task, seed)
+        return importance.scores(model, [g for g in groups if not g.lowers], self.criterion, task, seed)
 
     def surgery(
         self, model: TorchModel, groups: Sequence[Group], widths: Widths, ranking: importance.Scores
@@ -139,7 +147,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         """Return what a plan over ``rows`` does to ``model``."""
         if self.granularity != "channel":
             return Surgery(masks=layers.chosen(model.module, groups, widths))
-        return resolve(model.module, groups, plan_of(groups, widths, ranking))
+        channels, kept, floating = parted(groups, widths)
+        cuts = resolve(model.module, channels, plan_of(channels, kept, ranking))
+        return replace(cuts, floating=floating) if self.mixed else cuts
 
     def settling(self, judge: Judge, ctx: Context, name: str) -> Settle:
         """Return what has the last word on the order of the finalists; ``name`` tells all that decides their cuts."""
@@ -157,6 +167,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise UnmetRequirement(
                 "reconstruction is for channels that go, and needs real data: give --data, and granularity=channel"
             )
+        if self.mixed and (ctx.task.name == "synthetic" or ctx.board.int8 is None or not _told_both(self.tallies)):
+            raise UnmetRequirement("mixed chooses where int8 pays: give --data, a target with int8, and --table")
         if self.halving and (self.training is None or ctx.task.name == "synthetic"):
             raise UnmetRequirement(
                 "halving trains finalists: give --data, and from Python training=Finetune(epochs=1) with it"
@@ -176,6 +188,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         judge = Judge(
             model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
             arithmetic=self.arithmetic, total=self.evaluations, reconstruction=self.reconstruction,
+            rounding=self.mixed,
         )
         by = self.criterion if self.granularity == "channel" else self.granularity
         name = f"{model.digest()}-{by}-{self.scoring(judge)}"
@@ -209,11 +222,19 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         return judge.cut(best)
 
 
+def _told_both(tallies: Sequence[Tally]) -> bool:
+    """Whether some quantity is told in float and in int8."""
+    return any(tally.floating is not None for tally in tallies)
+
+
 def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
     """Return the report's row of every group: its ladder, what was kept and why it may not be cut."""
     rows = []
     dropped = {g.block for g, w in zip(cost.groups, widths, strict=True) if w == 0}
-    for index, (group, width) in enumerate(zip(cost.groups, widths, strict=True)):
+    channels, kept, floating = parted(cost.groups, widths)
+    lowered = {group.name.removesuffix(MARK): group.lowers for group in cost.groups if group.lowers}
+    for index, (group, width) in enumerate(zip(channels, kept, strict=True)):
+        choice = lowered.get(group.name)
         gone = group.inside in dropped and group.inside is not None
         reason = group.locked or (f"went with block {group.inside}" if gone and width else "")
         rows.append(
@@ -225,6 +246,8 @@ def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
                 ladder=group.ladder,
                 macs_share=cost.share_of(index)["macs"],
                 reason=reason,
+                precision=None if choice is None or gone or width == 0 else
+                "float" if choice[0] in floating else "int8",
             )
         )
     return rows

@@ -19,7 +19,7 @@ from edgeprune.dialects.typing import to_half
 from edgeprune.model import OnnxModel
 from edgeprune.passes import ranking
 from edgeprune.passes.base import Context
-from edgeprune.passes.graph import clean, write
+from edgeprune.passes.graph import clean, kept_floating, write
 from edgeprune.passes.lowering import Lowering, Method, Ranges, calibrate, uncalibrated
 from edgeprune.report import Score
 
@@ -71,11 +71,17 @@ class Trial:
 
     def int8(self, slower: bool) -> Choice:
         """Return the int8 graph with the largest share of layers, in order of risk, that holds the floor; layers that
-        int8 slows down are among them only if ``slower``.
+        int8 slows down, or that a plan left in float, are among them only if ``slower``.
         """
         every = len(self._calibrated().candidates())
-        names = self._calibrated().candidates() if slower else self._worthwhile()
-        kind = "layers" if len(names) == every else "layers that int8 does not slow down"
+        floating = kept_floating(self._calibrated().proto)
+        if floating and not slower:
+            names, kind = tuple(n for n in self._calibrated().candidates() if n not in floating), "layers of the plan"
+            if not names:
+                return Choice(self.model, "fp32", (), "the plan leaves every layer in float")
+        else:
+            names = self._calibrated().candidates() if slower else self._worthwhile()
+            kind = "layers" if len(names) == every else "layers that int8 does not slow down"
         whole = self.lower(names)
         if self.holds(whole, len(names), every):
             return Choice(whole, "int8", names, f"all {len(names)} {kind} in int8 hold {self._floor}")

@@ -91,6 +91,12 @@ def test_activations_that_are_not_known_are_refused(activations: Any) -> None:
         read_cuts({"kept": {}, "dropped": [], "activations": 3})
 
 
+def test_layers_in_float_that_are_no_names_are_refused() -> None:
+    assert read_cuts({"kept": {}, "dropped": [], "floating": ["a"]}).floating == ("a",)
+    with pytest.raises(ValueError, match=r"^its layers in float are not names$"):
+        read_cuts({"kept": {}, "dropped": [], "floating": [1]})
+
+
 def test_cuts_that_are_no_json_are_refused() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         Recut("x")

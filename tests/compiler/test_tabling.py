@@ -125,6 +125,30 @@ def test_with_a_table_the_bisection_is_over_latency(decide: Any, monkeypatch: py
     assert outcome.table is table and "the search aimed at latency, told by t.json (0123456789ab)" in outcome.notes
 
 
+def test_mixed_plans_are_told_what_float_takes_too(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = SimpleNamespace(digest=lambda: "0123456789abcdef")
+    monkeypatch.setattr(tabling, "open_table", lambda path, bench: table)
+    monkeypatch.setattr(tabling, "units_of", lambda model: model)
+    monkeypatch.setattr(tabling, "extend", lambda *arguments: 0)
+    asked: list[Any] = []
+
+    def told(table: Any, found: Any) -> Tally:
+        asked.append(found)
+        return Tally("latency", [Term(whole=float(len(asked)), moved={"0": 1.0})], 1.0)
+
+    monkeypatch.setattr(tabling, "tally_of", told)
+    settings = {"sparsify": {"mixed": "true"}}
+    shop, outcome = decide(Budget(0.01), cost="measured", table=Path("t.json"), settings=settings)
+    searches = [one for made in shop.finished for one in made.passes if one.name == "sparsify"]
+    assert searches and all(one.mixed and one.tallies[0].floating is not None for one in searches)
+    floating = next(made for made in shop.finished if made.name == "quantized-only in float")
+    assert [one.name for one in floating.passes] == ["export"]
+    assert "plans chose float or int8 for each group, by what the table tells of both" in outcome.notes
+    message = r"^sparsify\.mixed goes by what int8 and float take, layer by layer; give --table FILE$"
+    with pytest.raises(UnmetRequirement, match=message):
+        decide(Budget(0.01), settings=settings)
+
+
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_the_energy_of_a_plan_is_that_of_its_finished_graph(formula: Any, original: TorchModel, tmp_path: Path) -> None:
     whole = exported(original, tmp_path / "whole")

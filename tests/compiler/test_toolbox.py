@@ -96,6 +96,14 @@ def test_only_long_builds_train_finalists_unless_told() -> None:
         tools({"sparsify": {"training": "x"}})
 
 
+def test_mixed_plans_choose_precisions_themselves() -> None:
+    mixed = {"sparsify": {"mixed": "true"}}
+    assert tools(mixed).sparsify.mixed and not tools().sparsify.mixed
+    message = r"^sparsify\.mixed chooses where int8 pays; it has no say with --precision fp32$"
+    with pytest.raises(BadOption, match=message):
+        tools(mixed, precision="fp32")
+
+
 def test_a_preset_sets_what_is_not_given() -> None:
     found = tools(preset="driving").sparsify
     assert (found.agent.name, found.agent.learning_rate, found.agent.episodes) == ("ppo", 3e-4, 10_000)

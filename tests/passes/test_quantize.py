@@ -16,7 +16,8 @@ from edgeprune.model import METADATA_KEY, OnnxModel, Predict, TorchModel
 from edgeprune.passes import ranking, trial
 from edgeprune.passes.base import Context
 from edgeprune.passes.export import Export
-from edgeprune.passes.lowering import calibrate
+from edgeprune.passes.graph import keep_floating, kept_floating, write
+from edgeprune.passes.lowering import calibrate, lowerable_names
 from edgeprune.passes.quantize import Quantize
 from edgeprune.report import Score
 
@@ -187,6 +188,32 @@ def test_a_float_graph_below_the_floor_does_not_forbid_int8(residual, tmp_path):
         "all 4 layers in int8 hold the floor beside the float graph, which misses it by itself; int8 in 4 layers"
     )
     assert [(p["lowered"], p["held"]) for p in facts["probes"]] == [(4, False), (0, False), (4, True)]
+
+
+def planned(model: OnnxModel, folder: Path, floating: set[str]) -> OnnxModel:
+    """Return the model with a plan's layers in float noted in it."""
+    proto = onnx.load(model.path)
+    keep_floating(proto, floating)
+    return write(proto, replace(model, path=folder / "planned.onnx"))
+
+
+def test_what_a_plan_left_in_float_stays_there(residual, tmp_path):
+    model, ctx, facts = fresh(residual, tmp_path)
+    every = lowerable_names(model.path)
+    made = Quantize().run(planned(model, tmp_path, {every[1], "gone"}), ctx)
+    assert facts["lowered"] == [name for name in every if name != every[1]]
+    assert facts["reason"].startswith("all 3 layers of the plan in int8 hold")
+    assert operators(made, tmp_path) == {"fp32": 1, "int8": 2}
+    assert kept_floating(onnx.load(made.path)) == frozenset(), "what is emitted has no notes for passes in it"
+    Quantize(precision="int8").run(planned(model, tmp_path, {every[1]}), ctx)
+    assert facts["lowered"] == list(every), "a precision that was named is everybody's"
+
+
+def test_a_plan_that_leaves_everything_in_float_is_not_lowered(residual, tmp_path):
+    model, ctx, facts = fresh(residual, tmp_path)
+    given = planned(model, tmp_path, set(lowerable_names(model.path)))
+    assert Quantize().run(given, ctx) is given
+    assert (facts["precision"], facts["reason"]) == ("fp32", "the plan leaves every layer in float")
 
 
 def test_int8_that_does_not_pay_is_dropped_and_the_report_says_why(residual, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contexts import BOARD, context
+from contexts import BOARD, context, smooth_images
 from networks import toy
 from pruning_task import Answers
 
@@ -16,12 +16,16 @@ from edgeprune import find, surgery
 from edgeprune.agents.presets import PRESETS
 from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
-from edgeprune.groups import DROP
+from edgeprune.groups import DROP, uniform
 from edgeprune.layers import nonzero
+from edgeprune.mixed import tallied
 from edgeprune.model import TorchModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.pool import Threads
 from edgeprune.passes.sparsify import Sparsify, group_rows
+from edgeprune.profiles.board import Int8Layout
+from edgeprune.recalibration import first_images, recalibrate
+from edgeprune.rounding import round_off
 from edgeprune.tally import Tally, Term
 from edgeprune.tasks.synthetic import Synthetic
 from edgeprune.tracing import size_of, trace
@@ -350,6 +354,78 @@ def test_a_ceiling_out_of_reach_is_refused_before_any_scoring(tmp_path: Path) ->
     with pytest.raises(Infeasible, match=r"^the ceiling of .* is out of reach: the smallest reachable is 0\.\d+x"):
         search(tmp_path, share=1e-4, task=task)
     assert task.scored == 0
+
+
+def both(model: TorchModel, slow: str) -> Tally:
+    """Made-up times: every layer takes its outputs times its inputs, and a quarter in int8, but for one twice."""
+    ops = [op for op in trace(model).ops if op.positions]
+
+    def terms(factor: dict[str, float]) -> list[Term]:
+        sides = [(op.name, np.arange(1.0, op.outputs + 1), np.arange(1.0, (op.inputs or 1) + 1)) for op in ops]
+        return [Term(name, tuple(o), tuple(i), factor.get(name, 0.25) * np.outer(o, i)) for name, o, i in sides]
+
+    return Tally("latency", terms({slow: 2.0}), floating=Tally("latency", terms({op.name: 1.0 for op in ops})))
+
+
+def test_mixed_plans_choose_widths_and_then_precisions(tmp_path: Path) -> None:
+    model, journals = toy("Residual"), {}
+    pair = both(model, "two.conv2")
+    assert pair.floating is not None
+    full = sum(float(term.grid[-1, -1]) for term in pair.floating.terms)
+    options = {"mixed": True, "tallies": (pair,), "limits": (("latency", 0.2 * full),), "evaluations": 40}
+    cut, facts, _ = search(tmp_path, "random", model=model, options=options,
+                           journal=lambda name: journals.setdefault(name, {}))  # fmt: skip
+    rows = facts["plan"]
+    assert [row.group for row in rows] == [group.name for group in trace(model).groups]
+    assert {row.precision for row in rows} <= {"int8", "float", None}
+    assert any(row.precision == "int8" for row in rows)
+    floating = set(cut.surgery.floating)
+    for row, group in zip(rows, trace(model).groups, strict=True):
+        made = {member.module for member in group.members if member.side == "out"} & {t.op for t in pair.terms}
+        if row.precision:
+            assert (row.precision == "float") == (made <= floating) and bool(made)
+    assert len(next(iter(journals.values()))) == 40 and "-rounded" in next(iter(journals))
+    assert facts["reached"] <= 0.2
+    assert search(tmp_path, "random", model=model)[0].surgery.floating == ()
+
+
+def test_mixed_plans_are_scored_as_they_compute_in_int8(tmp_path: Path) -> None:
+    model, journals = toy("Residual"), {}
+    with torch.no_grad():  # the norm behind it does not mind, but the one scale of int8 is lost on all other channels
+        model.module.stem[0].weight[0] *= 50.0
+    recalibrate(model.module, [torch.from_numpy(smooth_images(48))])
+    board = FINE.model_copy(update={"int8": Int8Layout(activation="uint8", per_channel=False)})
+    pair = both(model, "head")
+    cost = tallied(trace(model), [pair])
+    least = cost.cost(uniform(cost.groups, 1.0))["latency"]  # all in int8
+    for mixed in (False, True):
+        options = {"mixed": mixed, "tallies": (pair,), "limits": (("latency", least),), "evaluations": 1}
+        options["agent"] = find.find("agents", "uniform")()
+        search(tmp_path, model=model, board=board, options=options,
+               journal=lambda name: journals.setdefault(name, {}))  # fmt: skip
+    (plain,), (rounded,) = (tuple(scores.values()) for scores in journals.values())
+    task = Answers(model, 48)
+    whole = model.clone()
+    seen = first_images(task.calibration_batches(), 32)
+    recalibrate(whole.module, seen)
+    assert plain == pytest.approx(task.score(whole.predict, "search").value)
+    round_off(whole.module, (), seen[:1], board.int8)
+    # Another order of sums tips values that lie between two steps.
+    assert rounded == pytest.approx(task.score(whole.predict, "search").value, abs=0.07) and plain > rounded + 0.1
+
+
+def test_mixed_plans_want_a_table_of_both_precisions(tmp_path: Path) -> None:
+    model = toy("Residual")
+    plain = both(model, "head")
+    plain.floating = None
+    message = r"^mixed chooses where int8 pays: give --data, a target with int8, and --table$"
+    for changes, board in (({"tallies": (plain,)}, FINE), ({"tallies": ()}, FINE),
+                           ({"tallies": (both(model, "head"),)}, FINE.model_copy(update={"int8": None}))):  # fmt: skip
+        with pytest.raises(UnmetRequirement, match=message):
+            search(tmp_path, model=model, board=board, options={"mixed": True, **changes})
+    for wrong in ({"granularity": "element"}, {"recalibration": 0}):
+        with pytest.raises(ValueError, match=r"^mixed wants granularity=channel, and recalibration above 0 for"):
+            Sparsify(mixed=True, **wrong)
 
 
 def test_options_out_of_range() -> None:
