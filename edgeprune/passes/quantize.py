@@ -12,6 +12,7 @@ import onnx
 from edgeprune.errors import BadOption, UnmetRequirement, nearest
 from edgeprune.model import OnnxModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.graph import kept_floating
 from edgeprune.passes.lowering import Ranges, lowerable
 from edgeprune.passes.trial import Choice, Trial
 
@@ -140,7 +141,9 @@ class Quantize(Pass[OnnxModel, OnnxModel]):
         return best, seen
 
     def _replay(self, trial: Trial, lowered: tuple[str, ...], layers: Sequence[str]) -> Choice:
-        """Do what a recipe says and decide nothing."""
+        """Do what a recipe says and decide nothing; what a plan left in float stays there."""
+        floating = kept_floating(onnx.load(trial.model.path))
+        lowered = tuple(name for name in lowered if name not in floating)
         if self.ranges is not None:
             lowered = tuple(name for name in lowered if name in trial.candidates())
         for name in lowered:

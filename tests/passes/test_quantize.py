@@ -209,6 +209,13 @@ def test_what_a_plan_left_in_float_stays_there(residual, tmp_path):
     assert facts["lowered"] == list(every), "a precision that was named is everybody's"
 
 
+def test_layers_that_are_given_are_lowered_but_for_those_of_the_plan(residual, tmp_path):
+    model, ctx, facts = fresh(residual, tmp_path)
+    every = lowerable_names(model.path)
+    Quantize(lowered=every).run(planned(model, tmp_path, {every[0]}), ctx)
+    assert facts["lowered"] == list(every[1:])
+
+
 def test_a_plan_that_leaves_everything_in_float_is_not_lowered(residual, tmp_path):
     model, ctx, facts = fresh(residual, tmp_path)
     given = planned(model, tmp_path, set(lowerable_names(model.path)))
