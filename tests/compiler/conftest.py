@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+from comparing import write_target
 from contexts import torch_model
 from shop import Shop
 
@@ -43,8 +44,10 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with net.py, net.safetensors and data.npz."""
-    return tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+    """A folder with net.py, net.safetensors and data.npz, and the target fine.toml."""
+    folder = tiny.write_inputs(tmp_path_factory.mktemp("inputs"))
+    write_target(folder)
+    return folder
 
 
 @pytest.fixture
