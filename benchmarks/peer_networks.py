@@ -34,6 +34,7 @@ class Network:
     arch: str | None = None
     fixed: Callable[[str, nn.Module], bool] = lambda name, layer: False
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    trains: bool = False
 
     def asked(self, model: Path) -> dict[str, Any]:
         """Return what tells edgeprune this network, as ``compile`` takes it."""
@@ -84,8 +85,13 @@ NETWORKS: Mapping[str, Network] = {
     "resnet20": Network(_packed("cifar10_resnet20.safetensors"), "cifar10", f"{RESNETS}:resnet20", _tied),
     "resnet56": Network(_packed("cifar10_resnet56.safetensors"), "cifar10", f"{RESNETS}:resnet56", _tied),
     "lite0": Network(_ten_classes, "imagenette160", "timm:tf_efficientnet_lite0", _scores),
-    "yolov5n": Network(_with_head, "kitti/data.yaml", fixed=_heads, settings={"task": {"transfer": "done"}}),
+    "yolov5n": Network(_with_head, "kitti/data.yaml", None, _heads, {"task": {"transfer": "done"}}, trains=True),
 }
+
+
+def place(network: str, out: Path, epochs: int) -> Path:
+    """Return the folder of all that is made of a network; one that must train first has one for each training."""
+    return out / (f"{network}-{epochs}-epochs" if NETWORKS[network].trains else network)
 
 
 def made(network: str, folder: Path, epochs: int) -> Path:

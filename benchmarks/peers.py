@@ -27,7 +27,7 @@ import torch
 from conditions import conditions, load, spread, table
 from numpy.typing import NDArray
 from peer_methods import METHODS, QUANTIZE_ALONE, options
-from peer_networks import NETWORKS, made
+from peer_networks import NETWORKS, made, place
 
 from edgeprune.report import Score
 from edgeprune.tasks.base import Task
@@ -61,7 +61,7 @@ def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) 
     passed = [f"--{name}={getattr(asked, name)}" for name in ("epochs", "macs", "floor", "seed")]
     passed += [f"--evaluations={asked.evaluations}"] if asked.evaluations else []
     passed += ["--pruning-alone"] if asked.pruning_alone else []
-    folder = asked.out / network / "".join([method, *passed])
+    folder = place(network, asked.out, asked.train_epochs) / "".join([method, *passed])
     kept = folder / "found.json"
     if kept.is_file():
         told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def timed(runs: dict[str, Run], shape: tuple[int, ...], rounds: int) -> dict[str
 
 def compared(network: str, asked: argparse.Namespace) -> str:
     """Return one network's table."""
-    model = made(network, asked.out / network / "model", asked.train_epochs)
+    model = made(network, place(network, asked.out, asked.train_epochs) / "model", asked.train_epochs)
     methods = [one for one in asked.methods if not (asked.pruning_alone and one in QUANTIZE_ALONE)]
     told = {method: found_by(method, network, model, asked) for method in methods}
     facts = {method: one for method, one in told.items() if one is not None}
@@ -148,7 +148,8 @@ def main(arguments: list[str]) -> None:
     names = ("nncf", "openvino", "nvidia-modelopt", "torch-pruning")
     installed = {name for name in names if any(one.metadata["Name"] == name for one in metadata.distributions())}
     print(conditions(before, peers=", ".join(f"{name} {metadata.version(name)}" for name in sorted(installed)),
-                     epochs=asked.epochs, macs=asked.macs, seed=asked.seed, rounds=asked.rounds))  # fmt: skip
+                     epochs=asked.epochs, macs=asked.macs, floor=asked.floor, seed=asked.seed, rounds=asked.rounds,
+                     evaluations=asked.evaluations or "compile's own", train_epochs=asked.train_epochs))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -32,19 +32,20 @@ class Mixed(Tallied):
 
     ``tally`` tells a quantity of the whole graph in int8, its ``floating`` the same in float. A kernel that a plan
     lowers takes the less of the two, for one that int8 slows down will not be emitted so: no cost falls as a plan
-    keeps more. Kernels that multiply nothing go from the one to the other by the share of float time that is lowered.
-    What changing between the two takes is not known, and not counted.
+    keeps more. Kernels that multiply nothing go from the one to the other by the share of float time that is lowered or
+    gone. What changing between the two takes is not known, and not counted. What ``tally`` does not have in int8 stays
+    in float, and what no group makes is lowered in every plan.
     """
 
     def __init__(self, cost: CostModel, tally: Tally, others: Sequence[Tally] = ()) -> None:
         assert tally.floating is not None
         self._low, self._high, self._others = tally, tally.floating, tuple(others)
-        known = {term.op for term in self._low.terms} & {term.op for term in self._high.terms} & {
-            op.name for op in cost.ops}  # fmt: skip
+        known = tally.lowered & {term.op for term in self._high.terms} & {op.name for op in cost.ops}
         given = cost.groups if any(group.lowers for group in cost.groups) else [*cost.groups, *choices(cost, known)]
-        super().__init__(CostModel(cost.ops, given), [*self._others, self._high])
         full = {term.op: self._full_of(term) for term in self._high.terms if term.op in known}
         self._weight = {op: ms / max(sum(full.values()), 1e-12) for op, ms in full.items()}
+        self._always = known - {op for group in given for op in group.lowers}
+        super().__init__(CostModel(cost.ops, given), [*self._others, self._high])
 
     def offering(self, groups: Sequence[Group]) -> Mixed:
         """Return the same costs over the same groups with other ladders."""
@@ -58,10 +59,12 @@ class Mixed(Tallied):
     def cost(self, widths: Sequence[int]) -> dict[str, float]:
         """Return MACs, parameters and every tally of the model cut and lowered so (one image)."""
         found = super().cost(widths)
-        lowered = {op for group, width in zip(self.groups, widths, strict=True) if width == INT8
-                   for op in group.lowers}  # fmt: skip
+        lowered = self._always | {op for group, width in zip(self.groups, widths, strict=True) if width == INT8
+                                  for op in group.lowers}  # fmt: skip
+        sides = self._kept(widths)
+        # What went with a block counts as lowered whatever its choice says, so that equal plans cost the same.
+        lowered |= {op for op in self._weight if sides[0][self._index[op]] == 0.0}
         if lowered:
-            sides = self._kept(widths)
             last = len(self.tallies) - 1
             (high, above), (low, below) = self._split(last, self._high, sides), self._split(last + 1, self._low, sides)
             share = sum(self._weight[op] for op in lowered)

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from edgeprune.profiles.board import Int8Layout
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def round_off(module: nn.Module, floating: Collection[str], images: Iterable[Tensor], layout: Int8Layout) -> None:
-    """Let all convolutions and linear layers of ``module`` but those called ``floating`` compute in int8, in place.
+def round_off(module: nn.Module, lowered: Collection[str], images: Iterable[Tensor], layout: Int8Layout) -> None:
+    """Let those convolutions and linear layers of ``module`` that are called ``lowered`` compute in int8, in place.
 
-    ``images`` are batches (n, C, H, W) that ranges are found on; the module is left in evaluation mode. Without images
-    inputs stay in float.
+    Names that it does not have mean nothing. ``images`` are batches (n, C, H, W) that ranges are found on; without any,
+    inputs stay in float. The module is left in evaluation mode.
     """
-    layers = {name: part for name, part in module.named_modules() if isinstance(part, _LAYERS) and name not in floating}
+    layers = {name: part for name, part in module.named_modules() if isinstance(part, _LAYERS) and name in lowered}
     ranges: dict[str, tuple[float, float]] = {}
 
     def watch(name: str) -> Any:
@@ -53,8 +53,7 @@ def _rounded_weight(part: Any, layout: Int8Layout) -> Tensor:
     """Return a layer's weight as int8 holds it, symmetric around zero; in seven bits where the target wants that."""
     weight: Tensor = part.weight
     most = 64 if layout.reduce_range else 127
-    outputs = 1 if isinstance(part, nn.ConvTranspose2d) else 0
-    others = [axis for axis in range(weight.ndim) if axis != outputs]
+    others = [*range(1, weight.ndim)]
     peak = weight.abs().amax(others, keepdim=True) if layout.per_channel else weight.abs().max()
     scale = (peak / most).clamp_min(1e-12)
     return (weight / scale).round() * scale

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,13 +38,20 @@ class Term:
 class Tally:
     """Terms of one quantity, such as ``latency`` in milliseconds, and what any run takes ``beside`` them.
 
-    ``floating`` is the same of the graph in float, where a plan may choose between the two kernel by kernel.
+    ``floating`` is the same of the graph in float, where a plan may choose between the two for each of the ops that are
+    ``lowered`` to int8 in this one.
     """
 
     def __init__(
-        self, quantity: str, terms: Sequence[Term], beside: float = 0.0, floating: Tally | None = None
+        self, quantity: str, terms: Sequence[Term], beside: float = 0.0, floating: Tally | None = None,
+        lowered: Collection[str] = (),
     ) -> None:
         self.quantity, self.terms, self.beside, self.floating = quantity, tuple(terms), beside, floating
+        self.lowered = frozenset(lowered)
+
+    def choosing(self, floating: Tally, lowered: Collection[str]) -> Tally:
+        """Return the same, for plans that choose."""
+        return Tally(self.quantity, self.terms, self.beside, floating, lowered)
 
     def __repr__(self) -> str:
         """Name the content: searches by equal tallies are the same search."""
@@ -52,7 +59,7 @@ class Tally:
         for term in self.terms:
             told.update(repr((term.op, term.outputs, term.inputs, term.whole, sorted(term.moved.items()))).encode())
             told.update(b"" if term.grid is None else term.grid.tobytes())
-        either = "" if self.floating is None else f", or {self.floating}"
+        either = "" if self.floating is None else f", or {self.floating} but for {sorted(self.lowered)}"
         return f"Tally({self.quantity}, {told.hexdigest()[:16]}{either})"
 
 

@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tally import cost, tally, term
 
+from edgeprune import find
+from edgeprune.agents.base import Evaluator
+from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.agents.uniform import even_plan
-from edgeprune.groups import DROP, FLOAT, INT8, aligned, uniform
+from edgeprune.groups import DROP, FLOAT, INT8, aligned, canonical, uniform
 from edgeprune.mixed import Mixed, choices, parted, tallied
 from edgeprune.tally import Tallied, Tally, Term
 
@@ -25,7 +28,7 @@ def pair(**changes: Any) -> Tally:
     floating = tally()
     terms = [Term(one.op, one.outputs, one.inputs, LOW[one.op] * one.grid) for one in floating.terms if one.op]
     add = Term(whole=7.0 / 4, moved={"stem": 0.5, "block.b": 0.5})
-    return Tally("latency", [*terms, add], 100.0, floating=floating)
+    return Tally("latency", [*terms, add], 100.0, floating=floating, lowered=LOW)
 
 
 def mixed() -> Mixed:
@@ -44,8 +47,10 @@ def test_behind_the_groups_come_choices_for_all_that_makes_channels() -> None:
 
 
 def test_in_float_everything_takes_what_float_takes() -> None:
-    assert mixed().full == Tallied(cost(), [tally()]).full
-    assert mixed().cost((8, 4, FLOAT, FLOAT)) == Tallied(cost(), [tally()]).cost((8, 4))
+    few = pair().choosing(tally(), {"stem", "block.a", "block.b"})  # the head is no group's, and has no choice
+    model = tallied(cost(), [few])
+    assert model.full == Tallied(cost(), [tally()]).full
+    assert model.cost((8, 4, FLOAT, FLOAT)) == Tallied(cost(), [tally()]).cost((8, 4))
 
 
 def test_what_is_lowered_takes_the_less_of_the_two_and_a_share_of_the_rest() -> None:
@@ -58,9 +63,39 @@ def test_what_is_lowered_takes_the_less_of_the_two_and_a_share_of_the_rest() -> 
     assert full - mixed().cost((16, 8, FLOAT, INT8))["latency"] == pytest.approx(64 + 128 / 464 * 0.75 * 7)
 
 
-def test_a_dropped_block_leaves_nothing_to_lower() -> None:
-    one, other = (mixed().cost((16, DROP, FLOAT, precision))["latency"] for precision in (FLOAT, INT8))
-    assert one - other == pytest.approx(128 / 464 * 0.75 * 3.5)
+def test_what_went_with_a_block_counts_as_lowered_whatever_its_choice_says() -> None:
+    one, other = (mixed().cost((16, DROP, INT8, precision))["latency"] for precision in (FLOAT, INT8))
+    assert one == other == pytest.approx(100 + 12 + 80 + 3.5 / 4), "nothing is left in float"
+
+
+@given(st.data())
+def test_equal_plans_cost_the_same(data: Any) -> None:
+    model = mixed()
+    widths = [data.draw(st.sampled_from(group.options())) for group in model.groups]
+    assert model.cost(widths) == model.cost(canonical(model.groups, widths))
+
+
+def test_agents_find_the_only_plan_that_fits() -> None:
+    model = mixed()
+    least = model.cost((4, DROP, INT8, INT8))["latency"]
+    space = Space(model, {"latency": least})
+    for name in ("uniform", "random", "greedy", "knapsack"):
+        evaluator = Evaluator(lambda plans: iter([0.5] * len(plans)), 20, {})
+        trace = find.find("agents", name)().search(SparsityEnv(space, evaluator), 20, 0)
+        assert trace.best is not None and trace.best.widths == (4, DROP, INT8, FLOAT), name
+
+
+def test_what_no_group_makes_is_lowered_in_every_plan() -> None:
+    """The head is no group's output here."""
+    assert "head" not in {op for group in mixed().groups for op in group.lowers}
+    assert tallied(cost(), [tally()]).full["latency"] - mixed().full["latency"] == pytest.approx(
+        80 + 160 / 464 * 0.75 * 7
+    )
+
+
+def test_what_is_not_lowered_by_itself_is_no_choice() -> None:
+    few = pair().choosing(tally(), {"block.a"})
+    assert [group.lowers for group in tallied(cost(), [few]).groups[2:]] == [("block.a",)]
 
 
 @given(st.data())
@@ -121,7 +156,8 @@ def test_without_both_precisions_nothing_changes() -> None:
 def test_searches_by_other_float_times_are_other_searches() -> None:
     slower = pair()
     slower.floating = Tally("latency", [term("stem", (4.0, 16.0), (3.0,), 9.0)], 1.0)
-    assert len({repr(pair()), repr(slower), repr(tally())}) == 3
+    fewer = pair().choosing(tally(), {"stem"})
+    assert len({repr(pair()), repr(slower), repr(fewer), repr(tally())}) == 4
     assert repr(pair()) == repr(pair())
 
 

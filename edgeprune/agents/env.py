@@ -162,7 +162,7 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         groups = self.space.cost.groups
         dropped = {group.block for group, width in zip(groups, widths, strict=True) if width == DROP}
         removed = tuple(1.0 if groups[i].inside in dropped - {None} else 1.0 - widths[i] / groups[i].channels
-                        for i in self.space.free)  # fmt: skip
+                        for i in self.space.free if not groups[i].lowers)  # fmt: skip
         energy = {"energy_mj": costs["energy"]} if "energy" in costs else {}
         return self.rules.reward.value(Ended(score, self.rules.original, shares, removed, **energy))
 

@@ -35,7 +35,7 @@ _MJ_PER_J = 1e3
 @dataclass(frozen=True)
 class Ended:
     """What an episode ended in. ``shares`` are costs as shares of the original's: ``macs``, ``parameters``, and
-    ``latency`` or ``energy`` where told. ``removed`` is the share of channels gone, one a free group.
+    ``latency`` or ``energy`` where told. ``removed`` is the share of channels gone, one a free group of channels.
     ``energy_mj`` is of one run.
     """
 

@@ -105,7 +105,10 @@ def methods(contest: Contest, tools: Toolbox) -> list[Method]:
                 changed = dataclasses.replace(changed, sparsify=dataclasses.replace(one.sparsify, recalibration=0))
             elif ablation == "no-distillation":
                 plain = dataclasses.replace(one.finetune, distillation=0.0, hints=0.0)
-                changed = dataclasses.replace(changed, finetune=plain)
+                step = one.sparsify
+                if step.training is not None:
+                    step = dataclasses.replace(step, training=dataclasses.replace(plain, epochs=1, patience=0))
+                changed = dataclasses.replace(changed, finetune=plain, sparsify=step)
             left_out.append(changed)
     return rows + left_out
 

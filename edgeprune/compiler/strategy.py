@@ -72,8 +72,8 @@ class Strategy:
         reach.
         """
         require_meter(self.workshop)
-        if self.tools.sparsify.mixed and self.workshop.means.table is None:
-            raise UnmetRequirement("sparsify.mixed goes by what int8 and float take, layer by layer; give --table FILE")
+        if self.tools.sparsify.mixed:
+            self._require_clock()
         quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
         cost = self.tools.sparsify.offering(
@@ -102,6 +102,13 @@ class Strategy:
             longer: list[AnyPass] = [self._as_long(), self.tools.export, *self.tools.dialect]
             self.outcome.control = self.workshop.finish("control", longer)
         return self.outcome
+
+    def _require_clock(self) -> None:
+        """Raise UnmetRequirement unless a latency table tells what a precision gives, and latency is what is wanted."""
+        if self.workshop.means.table is None:
+            raise UnmetRequirement("sparsify.mixed goes by what int8 and float take, layer by layer; give --table FILE")
+        if self.budget.ceilings() and "latency" not in self.budget.ceilings():
+            raise UnmetRequirement("sparsify.mixed lowers precision for time; give --max-latency, or no ceiling at all")
 
     def _as_long(self) -> Finetune:
         """Return a training on the labels for as many epochs as the pruned candidate had: of itself as its own teacher
@@ -135,8 +142,8 @@ class Strategy:
             self.outcome.table = table = tabling.open_table(path, bench)
             tabling.extend(table, path, bench, base.model, found, self.workshop.means.progress)
             tally = tabling.tally_of(table, found)
-            tally.floating = self._in_float(base, table, path) if self.tools.sparsify.mixed else None
-            tallies.append(tally)
+            floating = self._in_float(base, table, path) if self.tools.sparsify.mixed else None
+            tallies.append(tally.choosing(floating, base.fact("quantize", "lowered")) if floating else tally)
             self._aim = "latency"
         if energetic or rules.energetic:
             published: Formula = "theoretical-published"

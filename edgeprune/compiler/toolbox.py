@@ -122,13 +122,14 @@ def toolbox(
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     criterion = Sparsify.criterion if data else "l2"
-    trained = data and epochs != 0
-    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion, halving=HALVING[effort] * trained)
-    sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
     finetune = configure(usual, settings.get("finetune", {}))
-    if sparsify.mixed and precision != "auto":
-        raise BadOption(f"sparsify.mixed chooses where int8 pays; it has no say with --precision {precision}")
+    quantize = configure(Quantize(precision=precision), settings.get("quantize", {}))
+    halving = HALVING[effort] if data and finetune.epochs else 0.0
+    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion, halving=halving)
+    sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
+    if sparsify.mixed and (quantize.precision != "auto" or quantize.lowered is not None):
+        raise BadOption("sparsify.mixed chooses where int8 pays; it has no say where a precision or layers are given")
     if sparsify.halving and not finetune.epochs:
         raise BadOption("sparsify.halving trains a search's finalists as the result is trained; give --epochs too")
     if sparsify.halving:  # else how the result is trained has no say in the search, which stays in the cache
@@ -139,7 +140,7 @@ def toolbox(
         sparsify=sparsify,
         finetune=finetune,
         export=configure(Export(), settings.get("export", {})),
-        quantize=configure(Quantize(precision=precision), settings.get("quantize", {})),
+        quantize=quantize,
         evaluations=sparsify.evaluations,
         data=data,
         dialect=(configure(Dialect(), settings.get("dialect", {})),) if dialect else (),

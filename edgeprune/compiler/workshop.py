@@ -141,7 +141,7 @@ class Workshop:
             code_digest([task, *original.module.modules()]),
             versions(),
         )
-        detected = {name: self.bench.processor().get(name) for name in ("cpu", "machine", "isa")}
+        self._detected = detected = {name: self.bench.processor().get(name) for name in ("cpu", "machine", "isa")}
         self._base = key(
             self.identity,
             means.board.model_dump(exclude={"detected"}),
@@ -309,7 +309,7 @@ class Workshop:
         return self.bench.complete(measured, model)
 
     def _journal(self, name: str) -> MutableMapping[str, float]:
-        return Journal(self.store.folder / "journals" / f"{key(self.identity, name)}.jsonl")
+        return Journal(self.store.folder / "journals" / f"{key(self.identity, self._detected, name)}.jsonl")
 
     def holds(self, candidate: Finished) -> bool | None:
         """Whether a candidate holds the accuracy floor on the search split; None when nothing can be said."""

@@ -41,10 +41,15 @@ def clean(proto: onnx.ModelProto, spec_json: str, ir_version: int) -> None:
 
 
 def keep_floating(proto: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Note in a graph which of its layers, by node name, are not to be lowered. In place."""
-    if layers:
+    """Note in a graph with named nodes which of its layers, by module, are not to be lowered. In place.
+
+    A module that is called several times is as many nodes.
+    """
+    weights = {f"{layer}.weight" for layer in layers}
+    names = {node.name for node in proto.graph.node if node.name in layers or not weights.isdisjoint(node.input)}
+    if names:
         entry = proto.metadata_props.add()
-        entry.key, entry.value = _FLOATING, json.dumps(sorted(layers))
+        entry.key, entry.value = _FLOATING, json.dumps(sorted(names))
 
 
 def kept_floating(proto: onnx.ModelProto) -> frozenset[str]:

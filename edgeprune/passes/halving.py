@@ -44,12 +44,14 @@ class Halving:
     """Trains the first rung for ``epochs`` (above 0, in part where below 1) and each later one, of the better half,
     for twice as long, each time from the untrained cut and down to a learning rate of zero.
 
-    ``cut`` makes a plan's model, ``training`` trains one for an epoch, whatever the task says that is. ``name`` tells
-    all that decides a cut: scores are kept in the context's journal under it.
+    ``cut`` makes a plan's model, ``training`` trains one for an epoch, whatever the task says that is, and ``score``
+    judges it. ``name`` tells all that decides a cut: scores are kept in the context's journal under it, unless the
+    training is a user's own, whose code a name does not tell.
     """
 
     cut: Callable[[Widths], TorchModel]
     training: Pass[TorchModel, TorchModel]
+    score: Callable[[TorchModel], float]
     epochs: float
     ctx: Context
     name: str
@@ -71,15 +73,16 @@ class Halving:
         return (*left, *gone)
 
     def _score(self, widths: Widths, epochs: float) -> float:
-        """Return a plan's score on the whole search split after so many epochs."""
+        """Return a plan's score after so many epochs."""
         ctx, task = self.ctx, self.ctx.task
         assert task is not None
         steps = max(1, round(epochs * task.train_steps()))
-        memo = ctx.journal(f"halving-{self.name}-{self.training}-{steps}-{ctx.seed}-{ctx.device}-{ctx.train_threads}")
+        ours = type(self.training).__module__.startswith("edgeprune.")
+        journal = ctx.journal if ours else lambda name: {}
+        memo = journal(f"halving-{self.name}-{self.training}-{steps}-{ctx.seed}-{ctx.device}-{ctx.train_threads}")
         if key(widths) not in memo:
             with tempfile.TemporaryDirectory(dir=ctx.workspace, prefix="halving-") as folder:
                 brief = Brief(task, steps)
                 inner = replace(ctx, task=brief, workspace=Path(folder), record=lambda name, value: None)
-                trained = self.training.run(self.cut(widths), inner)
-                memo[key(widths)] = task.score(trained.predict, "search").value
+                memo[key(widths)] = self.score(self.training.run(self.cut(widths), inner))
         return memo[key(widths)]

@@ -114,8 +114,8 @@ class Scorer:
 
     ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
     are re-estimated on; empty where there is nothing to re-estimate. ``targets`` are what weights are reconstructed by,
-    on ``taught``; None leaves them as they are. With a ``layout`` all layers but those that a plan leaves in float
-    compute as they will in int8.
+    on ``taught``; None leaves them as they are. With a ``layout`` those of the layers ``lowered`` that a plan does not
+    leave in float compute as they will in int8.
     """
 
     model: TorchModel
@@ -129,6 +129,7 @@ class Scorer:
     targets: Mapping[str, Target] | None = None
     taught: torch.Tensor | None = None
     layout: Int8Layout | None = None
+    lowered: frozenset[str] = frozenset()
 
     def score(self, widths: Widths) -> float:
         """Return one plan's score."""
@@ -140,11 +141,16 @@ class Scorer:
         if self.calibration:
             with self.way.computing():
                 recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
-        if self.layout is not None:
-            with self.way.computing():
-                seen = (self.way.batch(part) for part in self.calibration[:1])
-                round_off(smaller.module, smaller.surgery.floating, seen, self.layout)
+        self.rounded(smaller)
         return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices)
+
+    def rounded(self, model: TorchModel) -> TorchModel:
+        """Let a model compute as it will in int8, in place, where plans choose that."""
+        if self.layout is not None:
+            names = self.lowered.difference(model.surgery.floating)
+            with self.way.computing():
+                round_off(model.module, names, (self.way.batch(part) for part in self.calibration[:1]), self.layout)
+        return model
 
     def smaller(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, reconstructed if so wanted, with the original's batch norms.
@@ -160,14 +166,14 @@ class Judge:
 
     ``images`` of the ``whole`` search split are scored, batch norms are re-estimated on ``recalibration`` training
     images, both the same ones for every plan. A score is a pure function of the plan. With ``reconstruction`` the
-    layers that lost inputs are given the weights of least squares towards the original's outputs; with ``rounding``
-    plans say which layers stay in float, and all others compute in the target's int8.
+    layers that lost inputs are given the weights of least squares towards the original's outputs; of the layers
+    ``lowered`` plans say which stay in float, and all others compute in the target's int8.
     """
 
     def __init__(
         self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, operate: Operate, *,
         images: int, recalibration: int, arithmetic: Arithmetic = "auto", total: int = 0,
-        reconstruction: bool = False, rounding: bool = False,
+        reconstruction: bool = False, lowered: frozenset[str] | None = None,
     ) -> None:
         assert ctx.task is not None
         self._ctx, self._total, self.way = ctx, total, PLAIN
@@ -182,12 +188,12 @@ class Judge:
             seen = first_images(ctx.task.calibration_batches(), recalibration if norms else _COMPARED)
             self.way = agreed(model, torch.cat(seen)[:_COMPARED].numpy() if seen else np.zeros(0, np.float32),
                               arithmetic)  # fmt: skip
-            calibration = seen if norms or rounding else []
+            calibration = seen if norms or lowered is not None else []
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
         self._scorer = Scorer(
             model, groups, ranking, ctx.task, operate, self.way, self._first(self.images), calibration,
             None if taught is None else record(ctx.original.module, taught), taught,
-            ctx.board.int8 if rounding else None,
+            ctx.board.int8 if lowered is not None else None, lowered or frozenset(),
         )  # fmt: skip
 
     @contextmanager
@@ -214,6 +220,14 @@ class Judge:
         scorer = replace(self._scorer, indices=self._first(images))
         with threads(1), self._ctx.pool.open(scorer.scored) as scores:
             return list(scores(plans))
+
+    def finished(self, model: TorchModel) -> float:
+        """Return the score of a plan's model, trained or not, on the whole search split: in float32, or in int8 where
+        plans choose that.
+        """
+        plain = replace(self._scorer, way=PLAIN)
+        assert self._ctx.task is not None
+        return self._ctx.task.score(plain.rounded(model.clone()).predict, "search").value
 
     def _first(self, images: int) -> list[int]:
         return sorted(int(i) for i in self._order[:images])

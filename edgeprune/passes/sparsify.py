@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -155,7 +156,21 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         """Return what has the last word on the order of the finalists; ``name`` tells all that decides their cuts."""
         if not self.halving or self.training is None:
             return lambda ranked: ranked
-        return Halving(judge.cut, self.training, self.halving, ctx, name).ranked
+        return Halving(judge.cut, self.training, judge.finished, self.halving, ctx, name).ranked
+
+    def _lowered(self) -> frozenset[str] | None:
+        """Return what plans may lower, by a quantity that is limited and told in both precisions; None without one."""
+        limited = {quantity for quantity, _ in self.limits}
+        told = (one.lowered for one in self.tallies if one.floating is not None and one.quantity in limited)
+        return next(told, None)
+
+    def _choices(self, cost: CostModel, ctx: Context) -> str:
+        """Return what decides a mixed plan's score besides: the target's int8, and what each of its choices lowers."""
+        if not self.mixed:
+            return ""
+        lowers = [group.lowers for group in cost.groups if group.lowers]
+        told = repr((ctx.board.int8, sorted(self._lowered() or ()), lowers))
+        return f"-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
@@ -167,8 +182,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise UnmetRequirement(
                 "reconstruction is for channels that go, and needs real data: give --data, and granularity=channel"
             )
-        if self.mixed and (ctx.task.name == "synthetic" or ctx.board.int8 is None or not _told_both(self.tallies)):
-            raise UnmetRequirement("mixed chooses where int8 pays: give --data, a target with int8, and --table")
+        if self.mixed and (ctx.task.name == "synthetic" or ctx.board.int8 is None or self._lowered() is None):
+            raise UnmetRequirement(
+                "mixed chooses where int8 pays: give --data, a target with int8, --table, and a ceiling on its latency"
+            )
         if self.halving and (self.training is None or ctx.task.name == "synthetic"):
             raise UnmetRequirement(
                 "halving trains finalists: give --data, and from Python training=Finetune(epochs=1) with it"
@@ -188,10 +205,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         judge = Judge(
             model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
             arithmetic=self.arithmetic, total=self.evaluations, reconstruction=self.reconstruction,
-            rounding=self.mixed,
+            lowered=self._lowered() if self.mixed else None,
         )
         by = self.criterion if self.granularity == "channel" else self.granularity
-        name = f"{model.digest()}-{by}-{self.scoring(judge)}"
+        name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
         memo = ctx.journal(f"plans-{name}")
         ctx.record("arithmetic", str(judge.way))
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
@@ -220,11 +237,6 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         ctx.record("plan", plan)
         ctx.record("granularity", self.granularity)
         return judge.cut(best)
-
-
-def _told_both(tallies: Sequence[Tally]) -> bool:
-    """Whether some quantity is told in float and in int8."""
-    return any(tally.floating is not None for tally in tallies)
 
 
 def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:

@@ -147,6 +147,9 @@ def test_mixed_plans_are_told_what_float_takes_too(decide: Any, monkeypatch: pyt
     message = r"^sparsify\.mixed goes by what int8 and float take, layer by layer; give --table FILE$"
     with pytest.raises(UnmetRequirement, match=message):
         decide(Budget(0.01), settings=settings)
+    message = r"^sparsify\.mixed lowers precision for time; give --max-latency, or no ceiling at all$"
+    with pytest.raises(UnmetRequirement, match=message):
+        decide(Budget(0.01, max_macs=Limit.parse("macs", "0.5x")), table=Path("t.json"), settings=settings)
 
 
 @pytest.mark.parametrize("formula", FORMULAS)

@@ -85,6 +85,7 @@ def test_a_search_gets_its_ceilings_and_its_share() -> None:
 
 def test_only_long_builds_train_finalists_unless_told() -> None:
     assert [tools(effort=effort).sparsify.halving for effort in ("quick", "normal", "long")] == [0.0, 0.0, 0.25]
+    assert tools({"finetune": {"epochs": "0"}}, effort="long").sparsify.halving == 0.0
     assert tools(effort="long", epochs=0).sparsify.halving == tools(effort="long", data=False).sparsify.halving == 0.0
     found = tools({"sparsify": {"halving": "0.5"}, "finetune": {"lr": "0.5"}})
     assert found.sparsify.training == Finetune(epochs=1, lr=0.5)
@@ -99,9 +100,10 @@ def test_only_long_builds_train_finalists_unless_told() -> None:
 def test_mixed_plans_choose_precisions_themselves() -> None:
     mixed = {"sparsify": {"mixed": "true"}}
     assert tools(mixed).sparsify.mixed and not tools().sparsify.mixed
-    message = r"^sparsify\.mixed chooses where int8 pays; it has no say with --precision fp32$"
-    with pytest.raises(BadOption, match=message):
-        tools(mixed, precision="fp32")
+    message = r"^sparsify\.mixed chooses where int8 pays; it has no say where a precision or layers are given$"
+    for more, precision in (({}, "fp32"), ({"precision": "int8"}, "auto"), ({"lowered": "a"}, "auto")):
+        with pytest.raises(BadOption, match=message):
+            tools({**mixed, "quantize": more}, precision=precision)
 
 
 def test_a_preset_sets_what_is_not_given() -> None:

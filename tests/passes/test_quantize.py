@@ -202,7 +202,7 @@ def test_what_a_plan_left_in_float_stays_there(residual, tmp_path):
     every = lowerable_names(model.path)
     made = Quantize().run(planned(model, tmp_path, {every[1], "gone"}), ctx)
     assert facts["lowered"] == [name for name in every if name != every[1]]
-    assert facts["reason"].startswith("all 3 layers of the plan in int8 hold")
+    assert facts["reason"].startswith("all 3 layers that the plan lowers and int8 does not slow down in int8 hold")
     assert operators(made, tmp_path) == {"fp32": 1, "int8": 2}
     assert kept_floating(onnx.load(made.path)) == frozenset(), "what is emitted has no notes for passes in it"
     Quantize(precision="int8").run(planned(model, tmp_path, {every[1]}), ctx)

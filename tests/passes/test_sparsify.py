@@ -364,7 +364,8 @@ def both(model: TorchModel, slow: str) -> Tally:
         sides = [(op.name, np.arange(1.0, op.outputs + 1), np.arange(1.0, (op.inputs or 1) + 1)) for op in ops]
         return [Term(name, tuple(o), tuple(i), factor.get(name, 0.25) * np.outer(o, i)) for name, o, i in sides]
 
-    return Tally("latency", terms({slow: 2.0}), floating=Tally("latency", terms({op.name: 1.0 for op in ops})))
+    return Tally("latency", terms({slow: 2.0}), floating=Tally("latency", terms({op.name: 1.0 for op in ops})),
+                 lowered=[op.name for op in ops])  # fmt: skip
 
 
 def test_mixed_plans_choose_widths_and_then_precisions(tmp_path: Path) -> None:
@@ -409,20 +410,34 @@ def test_mixed_plans_are_scored_as_they_compute_in_int8(tmp_path: Path) -> None:
     seen = first_images(task.calibration_batches(), 32)
     recalibrate(whole.module, seen)
     assert plain == pytest.approx(task.score(whole.predict, "search").value)
-    round_off(whole.module, (), seen[:1], board.int8)
+    round_off(whole.module, pair.lowered, seen[:1], board.int8)
     # Another order of sums tips values that lie between two steps.
     assert rounded == pytest.approx(task.score(whole.predict, "search").value, abs=0.07) and plain > rounded + 0.1
+
+
+def test_scores_of_another_int8_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    model, journals = toy("Residual"), {}
+    pair = both(model, "head")
+    for board, tally in ((FINE, pair), (FINE.model_copy(update={"int8": Int8Layout(activation="int8")}), pair),
+                         (FINE, pair.choosing(pair.floating, pair.lowered - {"head"}))):  # fmt: skip
+        options = {"mixed": True, "tallies": (tally,), "limits": (("latency", 1e9),), "evaluations": 1}
+        options["agent"] = find.find("agents", "uniform")()
+        search(tmp_path, model=model, board=board, options=options,
+               journal=lambda name: journals.setdefault(name, {}))  # fmt: skip
+    assert len(journals) == 3
 
 
 def test_mixed_plans_want_a_table_of_both_precisions(tmp_path: Path) -> None:
     model = toy("Residual")
     plain = both(model, "head")
     plain.floating = None
-    message = r"^mixed chooses where int8 pays: give --data, a target with int8, and --table$"
-    for changes, board in (({"tallies": (plain,)}, FINE), ({"tallies": ()}, FINE),
-                           ({"tallies": (both(model, "head"),)}, FINE.model_copy(update={"int8": None}))):  # fmt: skip
-        with pytest.raises(UnmetRequirement, match=message):
-            search(tmp_path, model=model, board=board, options={"mixed": True, **changes})
+    message = "mixed chooses where int8 pays: give --data, a target with int8, --table, and a ceiling on its latency"
+    limits, pair = (("latency", 1e9),), both(model, "head")
+    for changes, board in (({"tallies": (plain,)}, FINE), ({"tallies": (), "limits": (("macs", 1e9),)}, FINE),
+                           ({"tallies": (pair,), "limits": (("macs", 1e9),)}, FINE),
+                           ({"tallies": (pair,)}, FINE.model_copy(update={"int8": None}))):  # fmt: skip
+        with pytest.raises(UnmetRequirement, match=f"^{message}$"):
+            search(tmp_path, model=model, board=board, options={"mixed": True, "limits": limits, **changes})
     for wrong in ({"granularity": "element"}, {"recalibration": 0}):
         with pytest.raises(ValueError, match=r"^mixed wants granularity=channel, and recalibration above 0 for"):
             Sparsify(mixed=True, **wrong)
