@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from test_tally import cost, tally, term
 
 from edgeprune import find
 from edgeprune.agents.base import Evaluator
-from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.agents.uniform import even_plan
 from edgeprune.groups import DROP, FLOAT, INT8, aligned, canonical, uniform
@@ -83,6 +84,16 @@ def test_agents_find_the_only_plan_that_fits() -> None:
         evaluator = Evaluator(lambda plans: iter([0.5] * len(plans)), 20, {})
         trace = find.find("agents", name)().search(SparsityEnv(space, evaluator), 20, 0)
         assert trace.best is not None and trace.best.widths == (4, DROP, INT8, FLOAT), name
+
+
+def test_lowering_is_no_pruning_to_a_reward() -> None:
+    seen: list[Any] = []
+    form = SimpleNamespace(energy=None, scale=1.0, stepwise=False, verbatim=False)
+    reward: Any = SimpleNamespace(name="told", form=form, value=lambda ended: seen.append(ended) or 0.0)
+    space = Space(mixed(), {"latency": 1e9})
+    env = SparsityEnv(space, Evaluator(lambda plans: iter([0.5] * len(plans)), 20, {}), rules=Rules(reward=reward))
+    env.value((8, 4, INT8, FLOAT), 0.5)
+    assert [one.removed for one in seen] == [(0.5, 0.5)]
 
 
 def test_what_no_group_makes_is_lowered_in_every_plan() -> None:

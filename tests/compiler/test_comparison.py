@@ -24,6 +24,9 @@ from edgeprune.compiler.cache import root
 from edgeprune.compiler.comparison import choosing
 from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.compiler.comparison_text import markdown
+from edgeprune.compiler.contest import Contest, methods
+from edgeprune.compiler.request import Request
+from edgeprune.compiler.toolbox import toolbox
 from edgeprune.errors import UnmetRequirement
 from edgeprune.passes.sparsify import Sparsify
 from edgeprune.tasks.classification import Classification
@@ -204,6 +207,16 @@ def test_one_seed_says_why_there_is_no_interval(at: Path, tmp_path: Path) -> Non
     assert "±" not in text.partition("## At most")[2]
     assert report.cells[0].tuned is None and "tuned" not in text
     assert report.regression == {} and report.latency_law is None
+
+
+def test_without_distillation_finalists_are_trained_without_it_too() -> None:
+    settings = {"sparsify": {"halving": "0.5"}}
+    tools = toolbox(settings, agent="uniform", evaluations=20, epochs=1, effort="normal", precision="fp32", data=True,
+                    free_groups=3, task=Classification)  # fmt: skip
+    contest = Contest(Request(settings=settings), ("random",), epochs=1, ablations=("no-distillation",))
+    usual, without = methods(contest, tools)
+    assert usual.sparsify.training.distillation > 0.0 == without.sparsify.training.distillation
+    assert without.finetune.distillation == 0.0 and without.sparsify.training.epochs == 1
 
 
 def test_learning_agents_have_a_row_cold_and_ablations_one_each(at: Path, tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def keys(tmp_path: Path, data: Path, means: Means = MEANS, module: Any = None, *
     """Return the keys of passes, scores and journals."""
     model = torch_model(tiny.network() if module is None else module, (1, 3, 12, 12))
     with Workshop(model, Classification(data, **options), means, Store(tmp_path / "store")) as shop:
-        return shop._base, shop._runtime, shop.identity
+        journal: Any = shop._journal("scores")
+        return shop._base, shop._runtime, journal._path.name
 
 
 def _detected(**found: Any) -> Means:
@@ -80,8 +81,8 @@ def test_what_changes_no_result_is_in_no_key(means: Means, light: None, tmp_path
         (dataclasses.replace(MEANS, train_threads=2), "scores journals"),
         (dataclasses.replace(MEANS, device="cuda"), "scores journals"),
         (dataclasses.replace(MEANS, board=BOARD.model_copy(update={"opset": 17})), "scores journals"),
-        (_detected(cpu="another"), "journals"),
-        (_detected(isa=["avx512"]), "journals"),
+        (_detected(cpu="another"), ""),
+        (_detected(isa=["avx512"]), ""),
     ],
 )
 def test_means_that_change_results_change_keys(

@@ -18,9 +18,10 @@ from contexts import BOARD, Agreement, context, open_onnx, smooth_images, torch_
 from torch import nn
 
 from edgeprune.errors import BadModel, UnmetRequirement
-from edgeprune.model import METADATA_KEY, ModelSpec, OnnxModel, TorchModel
+from edgeprune.model import METADATA_KEY, ModelSpec, OnnxModel, Surgery, TorchModel
 from edgeprune.passes import export
 from edgeprune.passes.export import Export
+from edgeprune.passes.graph import kept_floating
 
 
 def net(seed: int = 0) -> TorchModel:
@@ -48,6 +49,23 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchModel, Onnx
     model = net()
     ctx, facts = context(tmp_path_factory.mktemp("export"), model)
     return model, Export().run(model, ctx), facts
+
+
+def test_a_module_that_is_called_twice_stays_in_float_at_both_calls(tmp_path: Path) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.head(self.stem(x)).relu()).mean((2, 3))
+
+    model = torch_model(Twice())
+    ctx, _ = context(tmp_path, model)
+    whole = Export().run(model.clone(), ctx)
+    assert kept_floating(onnx.load(whole.path)) == frozenset()
+    told = Export().run(replace(model.clone(), surgery=Surgery(floating=("head", "gone"))), ctx)
+    assert kept_floating(onnx.load(told.path)) == {"head", "head_1"}
 
 
 def test_the_graph_computes_what_the_module_does(exported):
