@@ -149,14 +149,15 @@ def torch_pruning(job: Job, norm: int, everywhere: bool) -> tuple[Path, str]:
                  if isinstance(part, nn.Linear | nn.Conv2d) and job.network.fixed(name, part)]  # fmt: skip
         tp.pruner.BasePruner(
             module, job.model.inputs[0], importance=importance, pruning_ratio=ratio, global_pruning=everywhere,
-            max_pruning_ratio=0.95, ignored_layers=fixed, round_to=4,
+            max_pruning_ratio=0.95, ignored_layers=fixed,
+            round_to=None if job.asked.pruning_alone else 4,  # kernels like fours; MACs do not mind
         ).step()  # fmt: skip
         return module
 
     def size(ratio: float) -> float:
         return size_of(TorchModel(pruned(ratio).eval(), job.model.spec, job.model.inputs))["macs"]
 
-    # Rounding makes sizes jump, and not always down: of all ratios the one that keeps most under the ceiling.
+    # Sizes jump, and rounded ones not always down: of all ratios the one that keeps most under the ceiling.
     sizes = {ratio: size(ratio) for ratio in np.arange(0.1, 0.9, 0.02).round(2).tolist()}
     fitting = {ratio: macs for ratio, macs in sizes.items() if macs <= job.asked.macs * size_of(job.model)["macs"]}
     return job.ended(pruned(max(fitting, key=lambda ratio: fitting[ratio])))
