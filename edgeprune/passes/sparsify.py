@@ -117,9 +117,11 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         return rewards(self.reward, self.reward_weights, self.reward_grid)
 
     def scoring(self, judge: Judge) -> str:
-        """Return all that decides a plan's score beside the model, the data and what channels are ranked by."""
-        marks = "-reconstructed" * self.reconstruction + "-rounded" * self.mixed
-        return f"{self.recalibration}-{judge.images}-{judge.way}{marks}"
+        """Return what decides a plan's score beside the model, the data, what channels are ranked by and, where a plan
+        chooses precisions, those choices.
+        """
+        reconstructed = "-reconstructed" if self.reconstruction else ""
+        return f"{self.recalibration}-{judge.images}-{judge.way}{reconstructed}"
 
     def rules(self) -> Rules:
         """Return how an episode is played, as far as the options tell."""
@@ -170,7 +172,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             return ""
         lowers = [group.lowers for group in cost.groups if group.lowers]
         told = repr((ctx.board.int8, sorted(self._lowered() or ()), lowers))
-        return f"-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        return f"-rounded-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     def requires(self, model: TorchModel, ctx: Context) -> None:
         """Raise UnmetRequirement when there is nothing to score plans by, or no ceiling to search under."""
