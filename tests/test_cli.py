@@ -507,11 +507,13 @@ def test_a_real_process_refuses_cleanly_and_survives_a_closed_pipe(tmp_path: Pat
 
 
 def test_the_help_of_effort_tells_the_counts_that_are_used() -> None:
-    from edgeprune.compiler.toolbox import EVALUATIONS
+    from edgeprune.compiler.toolbox import EVALUATIONS, HALVING
     from edgeprune.tasks.classification import Classification
     from edgeprune.tasks.detection import Detection
 
     told = (
         "Counts, never a clock: {}, {} or {} epochs ({}, {} or {} for detectors) and {}, {} or {} evaluations"
     ).format(*Classification.epochs.values(), *Detection.epochs.values(), *(least for least, _ in EVALUATIONS.values()))
-    assert told in " ".join(CliRunner().invoke(main, ["compile", "--help"]).output.split())
+    shown = " ".join(CliRunner().invoke(main, ["compile", "--help"]).output.split())
+    assert told in shown and "long also tells its best plans apart by short training" in shown
+    assert [effort for effort, epochs in HALVING.items() if epochs] == ["long"]

@@ -63,7 +63,8 @@ from edgeprune.compiler.request import Request, data_path, default_out, parse_se
            help="Fine-tuning epochs. Default: by --effort."),
     option("Search", "--effort", type=click.Choice(["quick", "normal", "long"]), default="normal",
            show_default=True, help="Counts, never a clock: 3, 5 or 20 epochs (5, 15 or 50 for detectors) and 80, "
-           "200 or 600 evaluations; more of these for many groups."),
+           "200 or 600 evaluations; more of these for many groups. long also tells its best plans apart by short "
+           "training."),
     option("Search", "--precision", type=click.Choice(["auto", "fp32", "fp16", "int8"]), default="auto",
            show_default=True, help="auto lowers it as far as accuracy and clock allow."),
     option("Search", "--cost", type=click.Choice(["measured", "estimated", "macs"]), default="measured",
