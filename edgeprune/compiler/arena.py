@@ -93,11 +93,14 @@ class Arena:
 
     def key(self, cell: Cell) -> str:
         """Return the hash of everything that decides what a cell finds, and on which processor."""
+        return key(SCHEMA, self._search_key(cell), describe(cell.method.finetune))
+
+    def _search_key(self, cell: Cell) -> str:
+        """Return the hash of everything that decides which plan a cell takes: whatever but its fine-tuning."""
         method = cell.method
         return key(
-            SCHEMA, self.identity, self._runtime(), describe(method.sparsify), describe(method.finetune),
-            describe(self.usual), code_digest([method.agent]), method.warm, cell.seed,
-            self.limits(cell),
+            "searched", SCHEMA, self.identity, self._runtime(), describe(method.sparsify), describe(self.usual),
+            code_digest([method.agent]), method.warm, cell.seed, self.limits(cell),
         )  # fmt: skip
 
     def dense(self) -> dict[str, float]:
@@ -115,19 +118,37 @@ class Arena:
 
     def run(self, cell: Cell, name: str) -> Finding:
         """Search and judge. Raises UnmetRequirement where the evaluations found no plan under the ceiling."""
+        widths, facts = self._searched(cell)
+        return Finding(
+            schema=SCHEMA, key=name, method=cell.method.label, agent=cell.method.agent.name, warm=cell.method.warm,
+            ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(widths),
+            **facts, **self._finish(cell, widths),
+        )  # fmt: skip
+
+    def _searched(self, cell: Cell) -> tuple[Widths, dict[str, Any]]:
+        """Return the plan that a cell takes and what its search came to. Cells that differ in their fine-tuning alone
+        share the search, and a kill while the plan is trained does not cost it.
+        """
+        with self.store.open(self._search_key(cell)) as folder:
+            record = finished(folder)
+            if record is None:
+                widths, facts = self._measured(cell)
+                finish(folder, [], {"widths": list(widths), "facts": facts})
+                record = finished(folder)
+            assert record is not None
+            return tuple(record["widths"]), record["facts"]
+
+    def _measured(self, cell: Cell) -> tuple[Widths, dict[str, Any]]:
         started = time.perf_counter()
         space = Space(self.rows, self.limits(cell))
         evaluator, own, elected = self._search(cell, space)
-        seconds = time.perf_counter() - started
         scores = [score if space.share(plan) <= 1.0 else None for _, plan, score in evaluator.history]
-        return Finding(
-            schema=SCHEMA, key=name, method=cell.method.label, agent=cell.method.agent.name, warm=cell.method.warm,
-            ablation=cell.method.ablation, seed=cell.seed, budget=cell.ceiling.label, plan=plan_key(elected.widths),
-            search=elected.ranked[0].score, images=elected.ranked[0].images,
-            evaluations=len(evaluator.known), own=own, improvements=improvements(scores),
-            journalled=evaluator.resumed, seconds=seconds,
-            told_ms=self.rows.cost(elected.widths).get("latency"), **self._finish(cell, elected.widths),
-        )  # fmt: skip
+        return elected.widths, {
+            "search": elected.ranked[0].score, "images": elected.ranked[0].images,
+            "evaluations": len(evaluator.known), "own": own, "improvements": improvements(scores),
+            "journalled": evaluator.resumed, "seconds": time.perf_counter() - started,
+            "told_ms": self.rows.cost(elected.widths).get("latency"),
+        }  # fmt: skip
 
     def _search(self, cell: Cell, space: Space) -> tuple[Evaluator, int, Election]:
         judge, memo = self._judge(cell.method.sparsify)

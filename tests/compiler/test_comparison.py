@@ -281,6 +281,26 @@ def test_what_decides_a_cell_is_in_its_key(again: Any, changes: dict[str, Any]) 
     assert ran == ["random"] * 2
 
 
+def test_cells_that_differ_in_fine_tuning_alone_share_the_search(
+    again: Any, done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    search = Arena._search
+    monkeypatch.setattr(
+        Arena, "_search", lambda self, cell, space: searched.append(cell.method.label) or search(self, cell, space)
+    )
+    monkeypatch.setattr(Here, "measure", lambda self, models: tiny.Clock().measure(models))
+    report, ran = again(epochs=0)
+    assert len(ran) == len(done.report.cells) and searched == []
+    trained = {"key": "", "tuned": None, "test": 0.0, "measurement": None}
+    assert [c.model_copy(update=trained) for c in report.cells] == [
+        c.model_copy(update=trained) for c in done.report.cells
+    ]
+    assert all(c.tuned is None for c in report.cells)
+    again(epochs=0, seed=9, agents=("random",), max_macs="0.3x")
+    assert searched == ["random"] * 2
+
+
 def test_other_data_and_other_weights_reuse_nothing(again: Any, done: Done, tmp_path: Path) -> None:
     tiny.write_data(tmp_path / "more.npz", test=244)
     report, ran = again(agents=("uniform",), data=tmp_path / "more.npz", max_macs="0.3x", epochs=0, measure=False)
