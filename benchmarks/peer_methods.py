@@ -131,6 +131,20 @@ def nncf_openvino(job: Job) -> tuple[Path, str]:
     return done, "openvino"
 
 
+def modelopt_ptq(job: Job) -> tuple[Path, str]:
+    """ModelOpt's post-training quantization of the ONNX graph, its ranges by entropy as it has them by default; what is
+    not lowered stays in float32, as processors compute it.
+    """
+    from modelopt.onnx.quantization import quantize
+
+    done = job.folder / "modelopt.onnx"
+    quantize(
+        str(job.exported()), quantize_mode="int8", calibration_data=job.images(), calibration_eps=["cpu"],
+        high_precision_dtype="fp32", output_path=str(done), log_level="ERROR",
+    )  # fmt: skip
+    return done, "onnxruntime"
+
+
 def torch_pruning(job: Job, norm: int, everywhere: bool) -> tuple[Path, str]:
     """Torch-Pruning to the share of MACs by the L1 norm of filters or the L2 norm of whole groups (DepGraph's, without
     sparse training), the same ratio in every layer or one ranking of all channels. The ratio is found as a user would:
@@ -202,6 +216,7 @@ METHODS: dict[str, Callable[[Job], tuple[Path, str]]] = {
     "ort-ptq": ort_ptq,
     "nncf-ort": nncf_ort,
     "nncf-openvino": nncf_openvino,
+    "modelopt-ptq": modelopt_ptq,
     "torch-pruning-l1-uniform": lambda job: torch_pruning(job, 1, False),
     "torch-pruning-l1-global": lambda job: torch_pruning(job, 1, True),
     "torch-pruning-group-uniform": lambda job: torch_pruning(job, 2, False),
@@ -211,7 +226,7 @@ METHODS: dict[str, Callable[[Job], tuple[Path, str]]] = {
     "edgeprune-macs": lambda job: ours(job, max_accuracy_drop=None, max_macs=f"{job.asked.macs:g}x"),
 }
 """In the order of the table."""
-QUANTIZE_ALONE = ("ort-ptq", "nncf-ort", "nncf-openvino")
+QUANTIZE_ALONE = ("ort-ptq", "nncf-ort", "nncf-openvino", "modelopt-ptq")
 
 
 def options(parser: argparse.ArgumentParser) -> None:

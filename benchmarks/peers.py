@@ -6,8 +6,9 @@ Each method of peer_methods.py runs in a process of its own; what is finished is
 mAP50-95) are of the images that chose nothing, by the emitted graph in its own runtime. Times are of batch 1 and one
 thread; all graphs take turns, and a ratio is taken within each round. With --pruning-alone nothing is quantized: what
 is compared is which channels go. yolov5n is first trained on KITTI's classes (--train-epochs). Wants the packages nncf,
-openvino and nvidia-modelopt; a method whose package is missing is left out, and the table says so. Leave the machine
-alone meanwhile.
+openvino and nvidia-modelopt, for modelopt-fastnas torchprofile 0.0.4, and for modelopt-ptq onnx-graphsurgeon, lief,
+polygraphy, cppimport and onnxconverter-common, best without what these pin; a method whose package is missing is left
+out, and the table says so. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from edgeprune.report import Score
 from edgeprune.tasks.base import Task
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-NEEDS = {"nncf-ort": "nncf", "nncf-openvino": "openvino", "modelopt-fastnas": "nvidia-modelopt"}
+NEEDS = {"nncf-ort": "nncf", "nncf-openvino": "openvino", "modelopt-ptq": "onnx-graphsurgeon",
+         "modelopt-fastnas": "nvidia-modelopt"}  # fmt: skip
 WINDOW = 0.2
 """Seconds that a graph runs before the next has its turn."""
 
