@@ -34,7 +34,7 @@ def test_outputs_are_nearer_to_those_of_the_int8_graph_than_float_is(tmp_path: P
         folder.mkdir()
         ctx, _ = context(folder, model, task=Answers(model, 32))
         graph = Export().run(model.clone(), ctx)
-        lowering = calibrate(graph.path, [image[None] for image in IMAGES.numpy()], LAYOUT, "minmax", 1)
+        lowering = calibrate(graph.path, [image[None] for image in IMAGES.numpy()], LAYOUT, "minmax", 1, False)
         int8 = write(lowering.build(lowering.candidates()), replace(graph, path=folder / "int8.onnx"))
         with ctx.open(int8) as predict:
             wanted = predict(IMAGES.numpy())

@@ -23,6 +23,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
+from edgeprune.dialects.guarding import guard
 from edgeprune.profiles.board import Int8Layout
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -46,12 +47,16 @@ _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 @dataclass(frozen=True, eq=False)
 class Lowering:
-    """A float graph with the ranges of its tensors, found by ``method``, ready to be lowered in part or whole."""
+    """A float graph with the ranges of its tensors, found by ``method``, ready to be lowered in part or whole.
+
+    ``guarded`` is for ONNX Runtime, which would lower some of the layers that are left in float.
+    """
 
     proto: onnx.ModelProto
     ranges: TensorsData
     layout: Int8Layout
     method: Method
+    guarded: bool
 
     def candidates(self) -> tuple[str, ...]:
         """Return the names of the layers that can be lowered, in graph order."""
@@ -96,6 +101,8 @@ class Lowering:
         quantizer.quantize_model()
         _keep_outputs_float(copy.graph)
         quantizer.model.topological_sort()
+        if self.guarded:
+            guard(copy.graph)
         return copy
 
 
@@ -111,7 +118,8 @@ def lowerable_names(path: Path) -> tuple[str, ...]:
 
 
 def calibrate(
-    path: Path, images: Iterable[NDArray[np.float32]], layout: Int8Layout, method: Method, threads: int
+    path: Path, images: Iterable[NDArray[np.float32]], layout: Int8Layout, method: Method, threads: int,
+    guarded: bool,
 ) -> Lowering:
     """Run the float graph at ``path`` on ``images``, each of the graph's own input shape, and record all ranges.
 
@@ -136,10 +144,12 @@ def calibrate(
         with redirect_stdout(StringIO()):  # the histograms announce each image
             for image in images:
                 calibrator.collect_data(_One({"input": image}))
-            return Lowering(proto, calibrator.compute_data(), layout, method)
+            return Lowering(proto, calibrator.compute_data(), layout, method, guarded)
 
 
-def uncalibrated(path: Path, ranges: Mapping[str, tuple[float, float]], layout: Int8Layout) -> Lowering:
+def uncalibrated(
+    path: Path, ranges: Mapping[str, tuple[float, float]], layout: Int8Layout, guarded: bool
+) -> Lowering:
     """Return the graph at ``path`` with ranges that ``recorded`` gave for another export of the same network.
 
     Layers with a tensor beside them that has none are no candidates. Nodes without a weight are told by their order
@@ -155,7 +165,7 @@ def uncalibrated(path: Path, ranges: Mapping[str, tuple[float, float]], layout: 
         for tensor, maker in makers.items()
         if maker in ranges
     }
-    return Lowering(proto, TensorsData(CalibrationMethod.MinMax, found), layout, "minmax")
+    return Lowering(proto, TensorsData(CalibrationMethod.MinMax, found), layout, "minmax", guarded)
 
 
 def _kind(name: str) -> str:

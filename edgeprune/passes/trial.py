@@ -214,7 +214,7 @@ class Trial:
             return self._lowering
         if self.given is not None:
             assert self.ctx.board.int8 is not None
-            self._lowering = uncalibrated(self.model.path, self.given, self.ctx.board.int8)
+            self._lowering = uncalibrated(self.model.path, self.given, self.ctx.board.int8, self._guarded)
             return self._lowering
         self._images = calibration_images(self.ctx, self.model.spec.input_shape[0])
         digest = hashlib.sha256(b"".join(image.tobytes() for image in self._images)).hexdigest()
@@ -233,7 +233,11 @@ class Trial:
     def _calibrate(self, method: Method) -> Lowering:
         assert self.ctx.board.int8 is not None
         images = self.ctx.progress.track(self._images, f"calibration ({method})", len(self._images))
-        return calibrate(self.model.path, images, self.ctx.board.int8, method, self.ctx.threads)
+        return calibrate(self.model.path, images, self.ctx.board.int8, method, self.ctx.threads, self._guarded)
+
+    @property
+    def _guarded(self) -> bool:
+        return self.ctx.board.backend == "onnxruntime"
 
     def _ranked(self, names: Sequence[str]) -> tuple[str, ...]:
         images = np.concatenate(self._images)[:_RANKED_IMAGES]

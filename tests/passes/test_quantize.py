@@ -209,6 +209,18 @@ def test_what_a_plan_left_in_float_stays_there(residual, tmp_path):
     assert facts["lowered"] == list(every), "a precision that was named is everybody's"
 
 
+def test_a_layer_between_int8_ones_that_stays_in_float_runs_in_float(fragile, tmp_path):
+    model, ctx, _ = fresh(fragile, tmp_path)
+    a, b, c, d, fc = lowerable_names(model.path)
+    made = Quantize(lowered=(a, b, d, fc)).run(model, ctx)
+    assert operators(made, tmp_path) == {"fp32": 1, "int8": 3}, "ONNX Runtime would have lowered it by itself"
+    elsewhere = replace(ctx, board=ctx.board.model_copy(update={"backend": "tensorrt"}))
+    plain = Quantize(lowered=(a, b, d, fc)).run(model, replace(elsewhere, workspace=tmp_path / "plain"))
+    assert operators(plain, tmp_path) == {"int8": 4}
+    scales = [n for n in onnx.load(plain.path).graph.node if n.name == f"{c}_dequantize"]
+    assert scales == [], "TensorRT takes one scale an activation"
+
+
 def test_layers_that_are_given_are_lowered_but_for_those_of_the_plan(residual, tmp_path):
     model, ctx, facts = fresh(residual, tmp_path)
     every = lowerable_names(model.path)
@@ -302,9 +314,9 @@ def test_ranges_are_those_that_score_better_and_equals_the_plain_ones(residual, 
 def test_ranges_that_extreme_values_spoiled_are_not_taken(residual, tmp_path, monkeypatch):
     model, ctx, facts = fresh(residual, tmp_path)
 
-    def spoil(path, images, layout, method, threads):
+    def spoil(path, images, layout, method, threads, guarded):
         factor = 1e3 if method == "minmax" else 1.0
-        return calibrate(path, [image * factor for image in images], layout, method, threads)
+        return calibrate(path, [image * factor for image in images], layout, method, threads, guarded)
 
     monkeypatch.setattr(trial, "calibrate", spoil)
     lowered = Quantize().run(model, ctx)
