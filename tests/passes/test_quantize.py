@@ -406,6 +406,15 @@ def test_a_layer_that_int8_slows_down_stays_in_float(residual, tmp_path, monkeyp
     assert facts["reason"].startswith(f"all {kind} in int8 hold the floor; int8 in ")
 
 
+def test_a_layer_that_int8_slows_down_stays_in_float_under_a_plan_too(residual, tmp_path, monkeypatch):
+    spent = iter([{"stem": 1.0, "left": 1.0, "fc": 1.0}, {"stem": 2.0, "left": 0.5, "fc": 1.0}])
+    monkeypatch.setattr(ranking, "milliseconds", lambda *_: next(spent))
+    model, ctx, facts = fresh(residual, tmp_path, measure=clock({"int8": 0.5, "some": 0.9}))
+    Quantize().run(planned(model, tmp_path, {"right"}), ctx)
+    assert facts["lowered"] == ["left", "fc"]
+    assert facts["reason"].startswith("all 2 layers that the plan lowers and int8 does not slow down in int8 hold")
+
+
 def test_order_puts_the_least_risk_per_gain_first_and_losers_last():
     risk = {"a": 1.0, "b": 1.0, "c": 3.0, "d": 0.1}
     gain = {"a": 1.0, "b": 2.0, "c": 30.0, "d": -1.0}

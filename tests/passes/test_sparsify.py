@@ -19,8 +19,9 @@ from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP, uniform
 from edgeprune.layers import nonzero
 from edgeprune.mixed import tallied
-from edgeprune.model import TorchModel
+from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.finetune import Finetune
+from edgeprune.passes.judging import Judge
 from edgeprune.passes.pool import Threads
 from edgeprune.passes.sparsify import Sparsify, group_rows
 from edgeprune.profiles.board import Int8Layout
@@ -413,6 +414,26 @@ def test_mixed_plans_are_scored_as_they_compute_in_int8(tmp_path: Path) -> None:
     round_off(whole.module, pair.lowered, seen[:1], board.int8)
     # Another order of sums tips values that lie between two steps.
     assert rounded == pytest.approx(task.score(whole.predict, "search").value, abs=0.07) and plain > rounded + 0.1
+
+
+def test_finalists_of_mixed_plans_are_judged_in_int8(tmp_path: Path) -> None:
+    model = toy("Residual")
+    with torch.no_grad():
+        model.module.stem[0].weight[0] *= 50.0
+    recalibrate(model.module, [torch.from_numpy(smooth_images(48))])
+    task, pair = Answers(model, 48), both(model, "head")
+    board = FINE.model_copy(update={"int8": Int8Layout(activation="uint8", per_channel=False)})
+    ctx, _ = context(tmp_path, model, task=task, board=board)
+    step = Sparsify(mixed=True)
+    for floating in ((), tuple(pair.lowered)):
+        one = TorchModel(model.module, model.spec, model.inputs, Surgery(floating=floating))
+        told = {
+            lowered: Judge(one, trace(one).groups, {}, ctx, step.surgery, images=48, recalibration=32,
+                           lowered=lowered).finished(one)
+            for lowered in (None, pair.lowered)
+        }  # fmt: skip
+        plain = task.score(model.predict, "search").value
+        assert told[None] == plain and (told[pair.lowered] == plain if floating else told[pair.lowered] < plain - 0.1)
 
 
 def test_scores_of_another_int8_are_not_taken_for_the_same(tmp_path: Path) -> None:
