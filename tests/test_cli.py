@@ -16,7 +16,7 @@ from reports import candidates, report
 
 from edgeprune.benches.layer_energy import LayerEnergies, LayerEnergy
 from edgeprune.budget import Budget, Limit
-from edgeprune.cli import main
+from edgeprune.cli import group, main
 from edgeprune.compiler.board_facts import facts_of
 from edgeprune.compiler.estimates import Estimates
 from edgeprune.compiler.inspect import InspectedGroup, Inspection
@@ -387,6 +387,12 @@ def test_lists_have_a_line_about_everything(what: str, name: str) -> None:
     assert result.exit_code == 0, result.stderr
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert lines[name]
+
+
+def test_every_command_keeps_the_memory_that_it_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(group, "keep_freed", lambda: kept.append(True))
+    assert CliRunner().invoke(main, ["list", "agents"]).exit_code == 0 and kept == [True]
 
 
 def test_the_schema_of_the_report_is_json() -> None:

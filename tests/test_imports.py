@@ -19,7 +19,7 @@ PACKAGE = Path(edgeprune.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = (
-    {"errors", "budget", "report", "find", "files", "", "__version__"},
+    {"errors", "budget", "report", "find", "files", "memory", "", "__version__"},
     {"model", "threads"},
     {"groups", "tally", "surgery", "importance", "operators", "trials", "tracing", "recalibration", "reconstruction"}
     | {"activations", "masks", "layers", "mixed", "rounding", "profiles", "tasks", "frontends"},

@@ -11,6 +11,7 @@ import click
 from edgeprune import __version__
 from edgeprune.compiler.ending import ending
 from edgeprune.errors import nearest
+from edgeprune.memory import keep_freed
 
 _BROKEN_PIPE = 141  # what a shell reports of a tool that SIGPIPE ended
 EXIT_CODES = """
@@ -96,3 +97,4 @@ def main() -> None:
     # Idle OpenMP threads that spin for milliseconds make training several times slower as soon as anybody else wants
     # a core; read when torch is loaded, which no command has done yet.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    keep_freed()

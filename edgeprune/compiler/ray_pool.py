@@ -25,6 +25,7 @@ import torch
 from edgeprune.compiler.cache import source_digest, versions
 from edgeprune.errors import BadOption, Lacking, MissingPackage, UnmetRequirement
 from edgeprune.groups import Widths
+from edgeprune.memory import keep_freed
 from edgeprune.model import first_line
 from edgeprune.passes.pool import Pool, Score, Scores, Worth
 from edgeprune.profiles import board as boards
@@ -48,6 +49,7 @@ class Worker:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
+        keep_freed()
         self._name = ""
         self._score: Score[Any] | None = None
 
