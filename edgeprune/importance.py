@@ -8,8 +8,8 @@ so that a member with large weights does not drown the others (Fang et al., "Dep
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from edgeprune.errors import BadOption, UnmetRequirement, nearest
 from edgeprune.groups import Group, Member
 from edgeprune.model import TorchModel
 from edgeprune.surgery import is_depthwise
-from edgeprune.tasks.base import Task
+from edgeprune.tasks.base import Batch, Task
 
 Values = NDArray[np.float64]
 Scores = dict[str, Values]
-GRADIENT_BATCHES = 8
+GRADIENT_BATCHES, GRADIENT_PARTS = 8, 32
+_PART = 16
+"""Images a gradient is taken of: of a trained network those of many images cancel out, and what is left is noise."""
 
 
 def require_known(criterion: str) -> None:
@@ -36,9 +38,10 @@ def require_known(criterion: str) -> None:
 def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:
     """Return one importance a channel for every group, by group name; shape (channels,), higher matters more.
 
-    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches. Channels of locked groups all
-    score 1: their members' indices need not even fit. Raises BadOption for an unknown criterion, UnmetRequirement when
-    it needs data and there is none.
+    Gradient criteria take the label loss of the first GRADIENT_BATCHES training batches, a few images at a time and
+    GRADIENT_PARTS times at most, and the mean of the gradients' magnitudes: a weight matters as much whichever way it
+    pulls. Channels of locked groups all score 1: their members' indices need not even fit. Raises BadOption for an
+    unknown criterion, UnmetRequirement when it needs data and there is none.
     """
     require_known(criterion)
     found = CRITERIA[criterion](model, [group for group in groups if not group.locked], task, seed)
@@ -63,7 +66,9 @@ def random(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: 
 
 
 def taylor(model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> Scores:
-    """First-order effect on the loss, |weight · gradient| summed (Molchanov et al., CVPR 2019, equation 8)."""
+    """First-order effect on the loss, |weight · gradient| summed over the weights, in the mean over small batches
+    (Molchanov et al., CVPR 2019, equation 8, without its square).
+    """
     return _by_weight(*_with_gradients(model, groups, task, seed, "taylor"), lambda weight, grad: (weight * grad).abs())
 
 
@@ -168,6 +173,26 @@ def _with_gradients(
     if task is None or not task.splits() or task.name == "synthetic":
         raise UnmetRequirement(f"criterion {criterion!r} needs the gradient of a loss; give --data, or use l1 or l2")
     module = copy.deepcopy(model.module).eval().requires_grad_(True)
-    for batch in islice(task.train_batches(0, seed), GRADIENT_BATCHES):
-        task.loss(module(batch.inputs), batch).backward()  # type: ignore[no-untyped-call]
+    weights = list(module.parameters())
+    sums, parts = [torch.zeros_like(weight) for weight in weights], 0
+    batches = islice(task.train_batches(0, seed), GRADIENT_BATCHES)
+    for part in islice(chain.from_iterable(map(_parts, batches)), GRADIENT_PARTS):
+        task.loss(module(part.inputs), part).backward()  # type: ignore[no-untyped-call]
+        parts += 1
+        for weight, total in zip(weights, sums, strict=True):
+            if weight.grad is not None:
+                total += weight.grad.abs()
+                weight.grad = None
+    for weight, total in zip(weights, sums, strict=True):
+        weight.grad = total / max(parts, 1)
     return module, groups
+
+
+def _parts(batch: Batch) -> Iterator[Batch]:
+    """Yield a batch a few images at a time, or whole where its targets are not a class an image."""
+    images, targets = batch
+    if not isinstance(targets, Tensor) or targets.shape != images.shape[:1] or targets.is_floating_point():
+        yield batch
+        return
+    for at in range(0, len(images), _PART):
+        yield Batch(images[at : at + _PART], targets[at : at + _PART])

@@ -17,6 +17,7 @@ from edgeprune.errors import BadOption, UnmetRequirement
 from edgeprune.groups import Group
 from edgeprune.importance import CRITERIA, dead, scores
 from edgeprune.model import TorchModel
+from edgeprune.tasks.base import Batch
 from edgeprune.tracing import trace
 
 each_criterion = pytest.mark.parametrize("criterion", list(CRITERIA))
@@ -160,6 +161,35 @@ def test_gradients_come_from_a_bounded_number_of_batches() -> None:
 
     scores(model, cost.groups, "taylor", Endless(model, 16), 3)
     assert taken == [(0, 3)] * importance.GRADIENT_BATCHES
+
+
+@pytest.mark.parametrize("criterion", GRADIENT)
+def test_gradients_that_pull_both_ways_do_not_cancel_out(criterion: str) -> None:
+    model, cost = traced("Plain")
+
+    class Torn(Answers):
+        """The same images twice, and a loss that is turned round for the second half."""
+
+        labels = torch.arange(2).repeat_interleave(importance._PART)
+
+        def train_batches(self, epoch, seed):
+            images = torch.from_numpy(smooth_images(importance._PART))
+            yield Batch(torch.cat([images, images]), self.labels)
+
+        def loss(self, output, batch):
+            return (output * (1 - 2 * batch.targets)[:, None]).mean()
+
+    class Whole(Torn):
+        labels = Torn.labels.double()  # no classes: such a batch is not taken apart
+
+    class Once(Torn):
+        labels = torch.zeros(2 * importance._PART, dtype=torch.long)
+
+    torn, whole, once = (scores(model, cost.groups, criterion, task(model, 16), 0) for task in (Torn, Whole, Once))
+    for group in cost.groups:
+        if not group.locked:
+            assert torn[group.name] == pytest.approx(once[group.name], rel=1e-4)
+            assert whole[group.name] != pytest.approx(once[group.name], rel=1e-2)
 
 
 @pytest.mark.parametrize("criterion", GRADIENT)

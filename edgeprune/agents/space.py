@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
 from edgeprune.groups import DROP, CostModel, Widths, canonical
@@ -21,8 +24,9 @@ class Space:
     """Every plan a search may propose, under absolute ceilings on what the cost algebra knows:
     ``macs``, ``parameters``, and ``latency`` or ``energy`` where there is a tally of it.
 
-    Widths name every group of ``cost``; *choices* name the free ones alone (those with more than one option), in the
-    same order. The cost of a plan must not fall when a width grows, which holds for the cost algebra.
+    ``importance`` tells how much each channel of a group matters, by the group's name and in no unit, to whoever goes
+    by it. Widths name every group of ``cost``; *choices* name the free ones alone (those with more than one option), in
+    the same order. The cost of a plan must not fall when a width grows, which holds for the cost algebra.
 
     Raises UnmetRequirement if no group is free, BadOption for a quantity the algebra does not know, and Infeasible,
     naming the reachable range, if the smallest plan breaks a ceiling.
@@ -30,6 +34,7 @@ class Space:
 
     cost: CostModel
     limits: Mapping[str, float]
+    importance: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for quantity in self.limits:

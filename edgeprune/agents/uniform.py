@@ -40,7 +40,11 @@ def uniform_plan(space: Space) -> Widths:
     def plan(thousandths: int) -> Widths:
         return uniform(space.cost.groups, thousandths / _GRAIN)
 
-    widths = plan(largest(_GRAIN, lambda k: space.share(plan(k)) <= 1.0))
+    return fitted(space, plan(largest(_GRAIN, lambda k: space.share(plan(k)) <= 1.0)))
+
+
+def fitted(space: Space, widths: Widths) -> Widths:
+    """Return a plan that fits: this one, or less whole blocks, the one that saves most first."""
     droppable = [i for i in space.free if space.cost.groups[i].block]
     while space.share(widths) > 1.0:
         shorter = {i: (*widths[:i], DROP, *widths[i + 1:]) for i in droppable if widths[i] != DROP}

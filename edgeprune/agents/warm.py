@@ -13,7 +13,7 @@ from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.reward import Reward
 from edgeprune.agents.table import table_evaluations
 
-BASELINES = ("uniform", "random", "greedy", "knapsack")
+BASELINES = ("uniform", "global-ranking", "random", "greedy", "knapsack")
 """In the order in which they run; greedy and knapsack share one sensitivity table."""
 TABLED = ("greedy", "knapsack")
 TABLE_SHARE = 1 / 3
@@ -75,11 +75,11 @@ def with_episodes(agent: Agent, share: float) -> Agent:
 
 
 def allowance(name: str, limit: int, left: int) -> int:
-    """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of the rest.
+    """Return what a baseline may spend: random a sixth of the search, those with a table up to two thirds of what is
+    left.
     """
-    if name == "uniform":
-        return 1
-    return max(4, limit // 6) if name == "random" else left * 2 // 3
+    few = {"uniform": 1, "global-ranking": 2, "random": max(4, limit // 6)}
+    return few.get(name, left * 2 // 3)
 
 
 def started_from(baselines: Sequence[Trace]) -> list[Asked]:

@@ -140,7 +140,7 @@ class Arena:
 
     def _measured(self, cell: Cell) -> tuple[Widths, dict[str, Any]]:
         started = time.perf_counter()
-        space = Space(self.rows, self.limits(cell))
+        space = Space(self.rows, self.limits(cell), self._ranking)
         evaluator, own, elected = self._search(cell, space)
         scores = [score if space.share(plan) <= 1.0 else None for _, plan, score in evaluator.history]
         return elected.widths, {

@@ -48,7 +48,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
     finalists at a quarter of an epoch cost six epochs in all.
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
-    is started from the best plans of uniform, random, greedy and knapsack.
+    is started from the best plans of uniform, a global ranking, random, greedy and knapsack.
 
     With ``reconstruction`` every plan's layers that lost inputs get the weights of least squares towards the original's
     outputs on training images, before batch norms are re-estimated (He et al., 2017): for builds that cannot train, at
@@ -204,6 +204,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         cost = self.offering(cost)
         space = Space(cost, dict(self.limits))
         ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
+        space = replace(space, importance=ranking)
         judge = Judge(
             model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
             arithmetic=self.arithmetic, total=self.evaluations, reconstruction=self.reconstruction,

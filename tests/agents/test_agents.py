@@ -21,7 +21,9 @@ def agent(name: str) -> Agent:
 
 
 def test_the_nine_are_found() -> None:
-    assert NAMES == ["a2c", "bayesian", "dqn", "evolution", "greedy", "knapsack", "ppo", "random", "uniform"]
+    assert NAMES == [
+        "a2c", "bayesian", "dqn", "evolution", "global-ranking", "greedy", "knapsack", "ppo", "random", "uniform"
+    ]  # fmt: skip
     assert {name for name in NAMES if agent(name).learns} == {"a2c", "dqn", "ppo"}
 
 

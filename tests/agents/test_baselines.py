@@ -1,5 +1,7 @@
 """The baselines do what they are compared as."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from toy_spaces import best_plan, toy_cost, toy_env, toy_score, toy_space
@@ -7,6 +9,7 @@ from toy_spaces import best_plan, toy_cost, toy_env, toy_score, toy_space
 from edgeprune import find
 from edgeprune.agents.base import Account, Trace
 from edgeprune.agents.drawing import draw
+from edgeprune.agents.global_ranking import alone, priced, ranked
 from edgeprune.agents.space import Space
 from edgeprune.agents.table import sensitivity
 from edgeprune.agents.uniform import even_plan, uniform_plan
@@ -63,6 +66,58 @@ def test_uniform_drops_blocks_only_when_no_fraction_fits() -> None:
     plan = uniform_plan(tight)
     assert DROP in plan and tight.share(plan) <= 1.0
     assert run("uniform", tight, 5).spent == 1
+
+
+def ranked_space(share: float, idle: Sequence[str] = ()) -> Space:
+    """The toy, whose channels matter about alike, but for three quarters of those of some groups: hardly at all."""
+    space, rng = toy_space(share), np.random.default_rng(0)
+    told = {group.name: rng.uniform(0.9, 1.1, group.channels) for group in space.cost.groups}
+    for name in idle:
+        told[name][:24] = 1e-3
+    return Space(space.cost, space.limits, told)
+
+
+def test_a_global_ranking_cuts_what_matters_least_wherever_it_is() -> None:
+    whole = ranked_space(1.0, ["conv1", "block0.b"])
+    names = [group.name for group in whole.cost.groups]
+    wanted = tuple(8 if name in ("conv1", "block0.b") else 32 for name in names)
+    space = Space(whole.cost, {"macs": whole.cost.cost(wanted)["macs"]}, whole.importance)
+    assert ranked(space, alone(space)) == wanted
+    assert run("global-ranking", space, 5).asked[0].widths == wanted
+
+
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.5, 0.75])
+def test_a_global_ranking_is_two_plans_that_leave_no_room(share: float) -> None:
+    space = ranked_space(share, ["conv2"])
+    plans = [ranked(space, ranking(space)) for ranking in (alone, priced)]
+    assert [one.widths for one in run("global-ranking", space, 5).asked] == list(dict.fromkeys(plans))
+    for one in plans:
+        assert space.share(one) <= 1.0 and one == space.canonical(one)
+        for at in space.free:
+            above = [rung for rung in space.cost.groups[at].ladder if rung > one[at] > 0]
+            assert not above or space.share((*one[:at], min(above), *one[at + 1 :])) > 1.0
+
+
+def test_a_global_ranking_by_cost_spares_what_is_cheap() -> None:
+    space = ranked_space(0.6)  # conv0 has four times the positions of conv3
+    kept = dict(zip((group.name for group in space.cost.groups), ranked(space, priced(space)), strict=True))
+    assert kept["conv0"] < kept["conv3"]
+
+
+def test_a_global_ranking_does_not_mind_scales_or_silence() -> None:
+    space = ranked_space(0.5, ["conv2"])
+    scaled = {name: values * (1e6 if name == "conv2" else 1e-6) for name, values in space.importance.items()}
+    assert ranked(space, alone(space)) == ranked(space, alone(Space(space.cost, space.limits, scaled)))
+    silent = Space(space.cost, space.limits, {name: np.zeros(32) for name in scaled})
+    untold = Space(space.cost, space.limits)
+    assert ranked(untold, alone(untold)) == ranked(silent, alone(silent))
+
+
+def test_a_global_ranking_drops_blocks_only_when_no_threshold_fits() -> None:
+    cost = toy_cost(multiple=16)
+    tight = Space(cost, {"macs": 1.05 * cost.cost(toy_space(1.0, multiple=16).minimum())["macs"]})
+    assert DROP in ranked(tight, alone(tight)) and tight.share(ranked(tight, alone(tight))) <= 1.0
+    assert DROP not in ranked(SPACE, alone(SPACE))
 
 
 def test_random_draws_fall_in_the_window() -> None:

@@ -17,6 +17,7 @@ from contexts import torch_model
 from networks import toy
 from pruning_task import Answers
 
+from edgeprune.agents.global_ranking import GlobalRanking
 from edgeprune.benches.here import Here
 from edgeprune.compiler.arena import Arena
 from edgeprune.compiler.auditing import Audited
@@ -299,6 +300,17 @@ def test_cells_that_differ_in_fine_tuning_alone_share_the_search(
     assert all(c.tuned is None for c in report.cells)
     again(epochs=0, seed=9, agents=("random",), max_macs="0.3x")
     assert searched == ["random"] * 2
+
+
+def test_agents_are_told_what_channels_matter(again: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[set[str]] = []
+    explore = GlobalRanking.explore
+    monkeypatch.setattr(
+        GlobalRanking, "explore",
+        lambda self, env, seed, start: told.append(set(env.space.importance)) or explore(self, env, seed, start),
+    )  # fmt: skip
+    report, _ = again(agents=("global-ranking",), seeds=1, max_macs="0.3x", epochs=0, measure=False)
+    assert len(told) == 1 and told[0] and 1 <= report.cells[0].own <= 2
 
 
 def test_other_data_and_other_weights_reuse_nothing(again: Any, done: Done, tmp_path: Path) -> None:

@@ -344,6 +344,20 @@ def test_reconstructed_plans_have_scores_of_their_own(tmp_path: Path) -> None:
     assert plain.keys() == reconstructed.keys() and plain != reconstructed
 
 
+def test_a_global_ranking_goes_by_the_criterion(tmp_path: Path) -> None:
+    model = toy("Residual")
+    group = next(one for one in trace(model).groups if not one.locked and not one.block)
+    parts = dict(model.module.named_modules())
+    with torch.no_grad():
+        for member in group.members:
+            if member.side == "out" and isinstance(parts[member.module], torch.nn.Conv2d):
+                parts[member.module].weight[: group.channels // 2] *= 1e-6
+    step = {"criterion": "l1"}
+    _, asked, *_ = search(tmp_path, "global-ranking", share=0.9, model=model, options=step)[1]["asked"]  # after uniform
+    widths = dict(zip((one.name for one in trace(model).groups), map(int, asked.split("-")), strict=True))
+    assert [one.name for one in trace(model).groups if widths[one.name] < one.channels] == [group.name]
+
+
 def test_a_net_with_nothing_to_choose_is_refused(tmp_path: Path) -> None:
     message = r"^no group of this model can be pruned; `edgeprune inspect` says why for each$"
     with pytest.raises(UnmetRequirement, match=message):
