@@ -69,7 +69,7 @@ def finished(model: TorchModel, folder: Path, bench: Bench) -> dict[str, OnnxMod
     floating = Export().run(model, ctx)
     assert bench.board.int8 is not None
     image = np.random.default_rng(0).standard_normal(model.spec.input_shape).astype(np.float32)
-    lowering = calibrate(floating.path, [image], bench.board.int8, "minmax", 1)
+    lowering = calibrate(floating.path, [image], bench.board.int8, "minmax", 1, guarded=True)
     lowered = write(lowering.build(lowering.candidates()), replace(floating, path=folder / "int8.onnx"))
     return {"fp32": floating, "int8": lowered}
 
