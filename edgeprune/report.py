@@ -167,13 +167,13 @@ class SearcherRow(_Data):
 
 
 class FinalistRow(_Data):
-    """One of a search's best plans, scored again on more images until it was clear which is the best."""
+    """One of a search's best plans, scored again on images that the search did not look at."""
 
     plan: str = Field(description="channels kept, group by group; 0 is a dropped block")
     cost: float = Field(description="as a share of the original's")
     searched: float = Field(description="the search's own score of it")
-    score: float = Field(description="on the most images that it was scored on, before fine-tuning")
-    images: int = Field(description="of the search split, how many that were")
+    score: float = Field(description="on the most images that it was scored on again, before fine-tuning")
+    images: int = Field(description="of the search split, how many those were")
     trained: float | None = Field(None, description="on the whole search split, after training")
     epochs: float = Field(0.0, description="how much training that was; who was given more is better")
 

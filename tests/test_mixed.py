@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_tally import cost, tally, term
 
 from edgeprune import find
+from edgeprune.agents import warm
 from edgeprune.agents.base import Evaluator
 from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.space import Space
@@ -80,7 +81,7 @@ def test_agents_find_the_only_plan_that_fits() -> None:
     model = mixed()
     least = model.cost((4, DROP, INT8, INT8))["latency"]
     space = Space(model, {"latency": least})
-    for name in ("uniform", "random", "greedy", "knapsack"):
+    for name in warm.BASELINES:
         evaluator = Evaluator(lambda plans: iter([0.5] * len(plans)), 20, {})
         trace = find.find("agents", name)().search(SparsityEnv(space, evaluator), 20, 0)
         assert trace.best is not None and trace.best.widths == (4, DROP, INT8, FLOAT), name

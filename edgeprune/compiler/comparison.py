@@ -42,7 +42,8 @@ from edgeprune.tasks.base import Task
 from edgeprune.threads import threads
 
 _WIDER = 4
-"""Times the images that a search scores its plans on, for its finalists. The audit is left half of the split at least.
+"""Times the images that a search scores its plans on, those for its finalists included. The audit is left half of the
+split at least.
 """
 
 

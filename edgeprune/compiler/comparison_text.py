@@ -11,6 +11,7 @@ from rich.text import Text
 from edgeprune.compiler import wording
 from edgeprune.compiler.comparison_report import BudgetRow, Comparison, MethodRow
 from edgeprune.compiler.statistics import Difference, Summary
+from edgeprune.passes.finalists import heats
 
 _SCORES = {"audit": "before fine-tuning", "tuned": "after fine-tuning"}
 
@@ -42,9 +43,11 @@ def markdown(report: Comparison) -> str:
 
 
 def _chose(report: Comparison, whole: int) -> str:
-    if report.finalists < 2 or report.images >= whole:
-        return f"{whole} images"
-    return f"{report.images} images while searching, up to {whole} for the best {report.finalists} plans of a search"
+    others = heats(report.images, whole) if report.finalists > 1 else []
+    if not others:
+        return f"{min(report.images, whole)} images"
+    most = f"up to {others[-1]} others for the best {report.finalists} plans of a search"
+    return f"{report.images} images while searching, {most}"
 
 
 def table(report: Comparison) -> RenderableType:

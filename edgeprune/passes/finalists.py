@@ -1,16 +1,17 @@
-"""The best plans of a search once more, on more and more images, until it is clear which of them is the best.
+"""The best plans of a search once more, on more and more other images, until it is clear which of them is the best.
 
-The highest of many noisy scores flatters its plan. Scoring every plan on all images would cost the search most of its
-evaluations; a handful costs little. Each heat doubles the images, and a finalist whose paired drop from the leader is
-clear of its standard error goes: a race over nested subsets (Maron & Moore, 1994, with the paired normal interval of
-Birattari et al., 2002, in place of Hoeffding's).
+The highest of many noisy scores flatters its plan, and on the images that it was found by it still does: plans that the
+search found would win over those of its warm start that nobody had to look for. So finalists are scored on images that
+the search did not look at. A handful costs little where scoring every plan on all images would cost the search most of
+its evaluations. Each heat doubles the images, and a finalist whose paired drop from the leader is clear of its standard
+error goes: a race over nested subsets (Maron & Moore, 1994, with the paired normal interval of Birattari et al., 2002,
+in place of Hoeffding's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from edgeprune.agents.base import Asked, Trace
 from edgeprune.groups import Widths
@@ -24,7 +25,8 @@ SHARE = 10
 
 @dataclass(frozen=True)
 class Finalist:
-    """A plan, the search's score of it, and its score on the most images that it was scored on, ``images``.
+    """A plan, the search's score of it, and its score on the most other images that it was scored on, ``images`` of
+    them; the search's score and images once more where it was scored on no others.
 
     ``trained`` is its score after ``epochs`` of training, where it was trained for a while.
     """
@@ -110,13 +112,13 @@ def seats(most: int, evaluations: int) -> int:
 def race(judge: Judge, candidates: Sequence[Asked]) -> Iterator[list[Finalist]]:
     """Yield the finalists after each heat, best first: those that are left, then those that went, the last to go first.
 
-    The first heat is the search itself. There are no more where all images were scored there, or only one candidate
+    The first heat is the search itself. There are no more where too few other images are left, or only one candidate
     is; later ones end when one finalist is left or all images are scored. Ties go to the earlier of ``candidates``.
     """
     left = [Finalist(one.widths, one.score, one.score, judge.images) for one in candidates]
     gone: list[Finalist] = []
     yield list(left)
-    for _, images in pairwise(heats(judge.images, judge.whole)):
+    for images in heats(judge.images, judge.whole):
         if len(left) < 2:
             return
         scores = judge.scored([one.widths for one in left], images)
@@ -134,8 +136,11 @@ def race(judge: Judge, candidates: Sequence[Asked]) -> Iterator[list[Finalist]]:
 
 
 def heats(images: int, whole: int) -> list[int]:
-    """Return how many images each heat scores: the search's, then twice as many each time, ``whole`` at last."""
-    sizes = [min(images, whole)]
-    while sizes[-1] < whole:
-        sizes.append(min(2 * sizes[-1], whole))
-    return sizes
+    """Return how many of the images that a search of ``images`` did not look at each heat scores: as many as it did,
+    then with every heat as many more as have been looked at, all at last; none where those are less than half as many.
+    """
+    looked, found = images, list[int]()
+    while looked < whole:
+        looked = min(2 * looked, whole)
+        found.append(looked - images)
+    return found if found and 2 * found[0] >= images else []

@@ -191,7 +191,7 @@ class Judge:
             calibration = seen if norms or lowered is not None else []
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
         self._scorer = Scorer(
-            model, groups, ranking, ctx.task, operate, self.way, self._first(self.images), calibration,
+            model, groups, ranking, ctx.task, operate, self.way, self._images(0, self.images), calibration,
             None if taught is None else record(ctx.original.module, taught), taught,
             ctx.board.int8 if lowered is not None else None, lowered or frozenset(),
         )  # fmt: skip
@@ -215,9 +215,9 @@ class Judge:
             yield score
 
     def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
-        """Return the plans' scores on ``images`` of the search split, those that ``scores`` looks at among them."""
-        self._ctx.progress.note(f"finalists: {len(plans)} plans on {images} images")
-        scorer = replace(self._scorer, indices=self._first(images))
+        """Return the plans' scores on ``images`` of the search split that ``scores`` does not look at."""
+        self._ctx.progress.note(f"finalists: {len(plans)} plans on {images} other images")
+        scorer = replace(self._scorer, indices=self._images(self.images, self.images + images))
         with threads(1), self._ctx.pool.open(scorer.scored) as scores:
             return list(scores(plans))
 
@@ -229,8 +229,8 @@ class Judge:
         assert self._ctx.task is not None
         return self._ctx.task.score(plain.rounded(model.clone()).predict, "search").value
 
-    def _first(self, images: int) -> list[int]:
-        return sorted(int(i) for i in self._order[:images])
+    def _images(self, first: int, end: int) -> list[int]:
+        return sorted(int(i) for i in self._order[first:end])
 
     def cut(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, with its batch norms re-estimated in plain float32."""

@@ -43,7 +43,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each, in
     bf16 where ``arithmetic`` is ``auto``, the processor has it and the model's outputs do not suffer by it. Where the
     split holds more images, the best ``finalists`` plans (one for each ten evaluations at most) are scored again on
-    more and more of them, until it is clear which is the best or all images are scored; no new plan is among them.
+    more and more of those that the search did not look at, until it is clear which is the best or all are scored; no
+    new plan is among them. Where less than half as many images are left, the search's own scores stand.
     With ``halving`` the finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them
     for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
     finalists at a quarter of an epoch cost six epochs in all.

@@ -162,7 +162,7 @@ def test_finalists_have_more_images_to_be_chosen_by(done: Done) -> None:
     assert choosing(dataclasses.replace(step, finalists=1), 300) == 50
     assert (done.report.images, done.report.finalists) == (50, 1)
     wide = markdown(done.report.model_copy(update={"images": 20, "finalists": 3}))
-    assert "*search* (20 images while searching, up to 50 for the best 3 plans of a search) chose the plan" in wide
+    assert "*search* (20 images while searching, up to 30 others for the best 3 plans of a search) chose the" in wide
 
 
 def test_finalists_are_trained_where_that_is_asked_for(at: Path, tmp_path: Path) -> None:

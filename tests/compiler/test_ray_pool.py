@@ -122,7 +122,8 @@ def test_finalists_and_reconstructed_weights_are_the_same_too(pool: Pool, tmp_pa
         step.run(model.clone(), ctx)
         found.append((decided(facts), facts["finalists"]))
     assert found[0] == found[1]
-    assert [row.images > 8 for row in found[0][1]] == [True, True], "two of 24 evaluations were scored again"
+    assert [row.images >= 8 for row in found[0][1]] == [True, True]
+    assert any(row.score != row.searched for row in found[0][1]), "two of 24 evaluations were scored again"
 
 
 @needs_ray

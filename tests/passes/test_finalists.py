@@ -29,7 +29,8 @@ class Judge:
 
     def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
         self.asked.append((list(plans), images))
-        return [Score(float(self.right[p][:images].mean()), images, self.right[p][:images]) for p in plans]
+        others = slice(self.images, self.images + images)
+        return [Score(float(self.right[p][others].mean()), images, self.right[p][others]) for p in plans]
 
 
 def trace(name: str, *asked: tuple[Widths, float, float]) -> Trace:
@@ -46,10 +47,12 @@ def last(judge: Any, candidates: Sequence[Asked]) -> list[Finalist]:
     return list(race(judge, candidates))[-1]
 
 
-def test_each_heat_has_twice_the_images_and_the_last_has_all() -> None:
-    assert heats(500, 4000) == [500, 1000, 2000, 4000]
-    assert heats(500, 1700) == [500, 1000, 1700]
-    assert heats(500, 500) == [500] == heats(900, 500)
+def test_heats_double_what_was_looked_at_and_the_last_leaves_none() -> None:
+    assert heats(500, 4000) == [500, 1500, 3500]
+    assert heats(500, 1700) == [500, 1200]
+    assert heats(500, 750) == [250]
+    assert heats(500, 749) == [], "so few images would choose worse than those of the search"
+    assert heats(500, 500) == [] == heats(900, 500)
 
 
 def test_short_searches_have_few_finalists() -> None:
@@ -66,31 +69,37 @@ def test_the_luck_of_a_few_images_does_not_decide() -> None:
     assert final[0].searched == judge.searched((7,))
 
 
+def test_no_image_that_the_search_looked_at_speaks_for_what_it_found() -> None:
+    judge = Judge({(0,): 0.5, (1,): 0.6})
+    judge.right[0,][: judge.images] = 1.0  # as lucky as can be
+    assert [one.widths for one in last(judge, asked(judge))] == [(1,), (0,)]
+
+
 def test_who_is_clearly_behind_is_not_scored_again() -> None:
     judge = Judge({(0,): 0.8, (1,): 0.79, (2,): 0.4})
     result = last(judge, asked(judge))
-    assert judge.asked[0] == ([(0,), (1,), (2,)], 1000)
+    assert judge.asked[0] == ([(0,), (1,), (2,)], 500)
     assert all((2,) not in plans for plans, _ in judge.asked[1:])
-    assert [(one.widths, one.images) for one in result][-1] == ((2,), 1000)
+    assert [(one.widths, one.images) for one in result][-1] == ((2,), 500)
 
 
 def test_who_is_behind_by_less_than_chance_allows_goes_on() -> None:
     judge = Judge({(0,): 0.7, (1,): 0.698}, spread=0.05)
     first, second = list(race(judge, asked(judge)))[1:3]
     assert first[0].score > first[1].score, "else nobody is behind"
-    assert {one.images for one in second} == {2000}
+    assert {one.images for one in second} == {1500}
 
 
 def test_a_race_ends_once_one_is_left() -> None:
     judge = Judge({(0,): 0.8, (1,): 0.4})
     last(judge, asked(judge))
-    assert [images for _, images in judge.asked] == [1000]
+    assert [images for _, images in judge.asked] == [500]
 
 
 def test_equals_run_to_the_last_image_and_the_earlier_is_taken() -> None:
     judge = Judge({(5,): 0.5, (6,): 0.5}, spread=0.0)
     result = last(judge, asked(judge))
-    assert [images for _, images in judge.asked] == [1000, 2000, 4000]
+    assert [images for _, images in judge.asked] == [500, 1500, 3500]
     assert [one.widths for one in result] == [(5,), (6,)]
 
 
@@ -119,8 +128,9 @@ def test_the_gain_is_told_on_images_that_both_were_scored_on() -> None:
 
     found = elect(judge, [trace("uniform", *told((2,)))], [trace("ppo", *told((0,), (1,)))], 8, 300)
     assert found is not None
-    assert (found.widths, found.images) == ((0,), 1000)
-    assert found.best - found.start == pytest.approx(judge.right[0,][:1000].mean() - judge.right[2,][:1000].mean())
+    assert (found.widths, found.images) == ((0,), 500)
+    others = slice(500, 1000)
+    assert found.best - found.start == pytest.approx(judge.right[0,][others].mean() - judge.right[2,][others].mean())
     alone = elect(judge, [], [trace("ppo", *told((0,), (1,)))], 8, 300)
     assert alone is not None
     assert (alone.start, alone.best) == (None, alone.ranked[0].score)
