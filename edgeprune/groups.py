@@ -258,10 +258,9 @@ def uniform(groups: Sequence[Group], fraction_kept: float) -> Widths:
 
     Monotone: a smaller fraction never keeps more.
     """
+    return tuple(nearest(group, fraction_kept * group.channels) for group in groups)
 
-    def nearest(group: Group) -> int:
-        if group.lowers:
-            return INT8
-        return min(group.ladder, key=lambda rung: (abs(rung - fraction_kept * group.channels), rung))
 
-    return tuple(nearest(group) for group in groups)
+def nearest(group: Group, kept: float) -> int:
+    """Return the rung nearest to so many channels, the narrower of two; a choice of precision takes int8."""
+    return INT8 if group.lowers else min(group.ladder, key=lambda rung: (abs(rung - kept), rung))

@@ -15,7 +15,7 @@ from edgeprune.agents.space import Space
 from edgeprune.agents.table import evaluate_first
 from edgeprune.agents.uniform import fitted
 from edgeprune.budget import largest
-from edgeprune.groups import INT8, Group, Widths
+from edgeprune.groups import Widths, nearest
 
 Ranking = Mapping[int, NDArray[np.float64]]
 """What each channel of a free group counts for, by the group's index."""
@@ -67,11 +67,11 @@ def ranked(space: Space, ranking: Ranking) -> Widths:
     thresholds = np.unique(np.concatenate(list(ranking.values())))[::-1]
 
     def plan(kept: int) -> Widths:
-        """Keep what counts for no less than the ``kept`` highest thresholds; nothing above the lowest rungs for 0."""
+        """Keep what counts for no less than the ``kept`` highest thresholds; of 0 what costs nothing."""
         least = thresholds[kept - 1] if kept else np.inf
         widths = list(space.full())
         for at, told in ranking.items():
-            widths[at] = _nearest(space.cost.groups[at], int((told >= least).sum()))
+            widths[at] = nearest(space.cost.groups[at], int((told >= least).sum()))
         return tuple(widths)
 
     widths = fitted(space, plan(largest(len(thresholds), lambda kept: space.share(plan(kept)) <= 1.0)))
@@ -87,9 +87,3 @@ def ranked(space: Space, ranking: Ranking) -> Widths:
         if not fitting:
             return space.canonical(widths)
         widths = max(fitting)[1]
-
-
-def _nearest(group: Group, kept: int) -> int:
-    if group.lowers:
-        return INT8
-    return min(group.ladder, key=lambda rung: (abs(rung - kept), rung))
