@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = "edgeprune-report/1"
+Objective = Literal["metric", "agreement"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,9 +213,15 @@ class GridRow(_Data):
 
 
 class Search(_Data):
-    """The search as a whole. The reward trained the agent; the plan was chosen by its true score."""
+    """The search as a whole. The reward trained the agent; the plan was chosen by its true score.
+
+    ``objective`` is what ``history`` and the ``best`` of searchers, lessons and grid tell of a plan, and the
+    ``searched`` of finalists: the task's score, or how near its outputs stay to the original's, in [0, 1], by a few
+    images and no labels. All else is the task's score.
+    """
 
     agent: str
+    objective: Objective = "metric"
     evaluations: int
     resumed: int = Field(0, description="of these, read back from the journal of an interrupted run")
     best: float | None = Field(None, description="score of the plan taken, before fine-tuning, on ``images``")

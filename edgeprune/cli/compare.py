@@ -58,9 +58,10 @@ Exit codes:
     option("Comparison", "--evaluations", type=click.IntRange(1), metavar="N", default=300, show_default=True,
            help="True evaluations each search may spend, the warm start's included."),
     option("Comparison", "--images", type=click.IntRange(1), metavar="N",
-           help="Images of the search split that every plan is scored on; a search's best plans are scored again on "
-           "up to three times as many others, at most half of the split in all, and the rest is the audit. The same as "
-           "--set sparsify.images=N; default: what the task has there, 2000 for classifiers."),
+           help="Images of the search split that every plan is searched by; a search's best plans are scored again on "
+           "up to four times as many (2000 where those are fewer and plans are searched by agreement), at most half "
+           "of the split in all, and the rest is the audit. The same as --set sparsify.images=N; default: what the "
+           "task has there, 256 for classifiers."),
     option("Comparison", "--epochs", type=click.IntRange(0), metavar="N", default=0, show_default=True,
            help="Fine-tuning epochs of every plan that was chosen."),
     option("Comparison", "--cold/--no-cold", default=False, show_default=True,

@@ -175,7 +175,7 @@ class Arena:
             judge = Judge(
                 self.original, self.rows.groups, self._ranking, self.context, step.surgery, total=step.evaluations,
                 images=self.usual.images, recalibration=step.recalibration, arithmetic=step.arithmetic,
-                reconstruction=step.reconstruction,
+                reconstruction=step.reconstruction, objective=step.aims_at(self.task),
             )  # fmt: skip
             self._judges[name] = judge, self._journal(f"compared-{by}-{step.scoring(judge)}")
         return self._judges[name]

@@ -42,8 +42,8 @@ from edgeprune.tasks.base import Task
 from edgeprune.threads import threads
 
 _WIDER = 4
-"""Times the images that a search scores its plans on, those for its finalists included. The audit is left half of the
-split at least.
+"""Times the images that a search scores its plans on, those for its finalists included; but no fewer than a search by
+the metric usually scores where it goes by agreement, which needs few. The audit is left half of the split at least.
 """
 
 
@@ -129,7 +129,9 @@ def choosing(step: Sparsify, evaluations: int) -> int:
     """Return how many images had better choose: those that a search of so many evaluations scores its plans on, and
     more where it has finalists.
     """
-    return step.images * (_WIDER if seats(step.finalists, evaluations) > 1 else 1)
+    if seats(step.finalists, evaluations, step.objective) < 2:
+        return step.images
+    return max(_WIDER * step.images, Sparsify.images if step.objective == "agreement" else 0)
 
 
 def _run(contest: Contest, arena: Arena, chosen: Sequence[Method], progress: Progress) -> Comparison:

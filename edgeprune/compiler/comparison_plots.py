@@ -56,7 +56,8 @@ def _curves(report: Comparison) -> Figure:
             _curve(axes, row, {**looks[row.method], "linewidth": 1.4 + 2.6 * (1 - (at + 1) / len(rows))})
         axes.set_title(f"at most {budget.label}", fontsize=10.5, loc="left")
         axes.set_xlabel("true evaluations")
-        axes.set_ylabel(f"best {report.metric} so far on search, %")
+        what = report.metric if report.objective == "metric" else "agreement with the original"
+        axes.set_ylabel(f"best {what} so far on search, %")
         axes.set_xlim(0, 1.02 * report.evaluations)
     figure.suptitle("Searches, before fine-tuning\n" + _band(report), fontsize=10.5, x=0.01, ha="left")
     _legend(figure, grid.flat[0])

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgeprune.compiler.cells import Finding
 from edgeprune.compiler.statistics import Anova, Difference, Line, Point, PowerLaw, Summary
-from edgeprune.report import SplitRow
+from edgeprune.report import Objective, SplitRow
 
 SCHEMA = "edgeprune-comparison/2"
 REFERENCE = "random"
@@ -61,9 +61,9 @@ class MethodRow(_Data):
     macs_share: Summary
     parameters_share: Summary
     evaluations: Summary
-    to_best: Summary = Field(description="evaluations until within 1 % of its own final best on search")
+    to_best: Summary = Field(description="evaluations until within 1 % of its own final best by the objective")
     latency_ratio: Summary | None = Field(description="p50 of the emitted float32 ONNX against the original's")
-    curve: tuple[Point, ...] = Field(description="best score on search by true evaluations")
+    curve: tuple[Point, ...] = Field(description="best by the objective, by true evaluations")
     against_reference: dict[str, Difference] = Field(description="more than ``reference``, paired by seed, by score")
     against_best: dict[str, Difference] = Field(description="more than the budget's best baseline, likewise")
 
@@ -77,6 +77,7 @@ class Comparison(_Data):
     target: str
     evaluations: int = Field(description="true evaluations that every cell may spend, a warm start's included")
     images: int = Field(description="that every plan was scored on while searching")
+    objective: Objective = Field("metric", description="what plans were searched by; finalists race by the metric")
     finalists: int = Field(description="plans of a search, at most, that were scored on more of the images that choose")
     epochs: int
     seeds: list[int]

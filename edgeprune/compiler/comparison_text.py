@@ -43,11 +43,13 @@ def markdown(report: Comparison) -> str:
 
 
 def _chose(report: Comparison, whole: int) -> str:
-    others = heats(report.images, whole) if report.finalists > 1 else []
+    others = heats(report.images, whole, report.objective) if report.finalists > 1 else []
     if not others:
         return f"{min(report.images, whole)} images"
-    most = f"up to {others[-1]} others for the best {report.finalists} plans of a search"
-    return f"{report.images} images while searching, {most}"
+    word = "others " if report.objective == "metric" else ""
+    most = f"up to {others[-1]} {word}for the best {report.finalists} plans of a search"
+    by = "" if report.objective == "metric" else " by the outputs' agreement with the original's, in which *to best* is"
+    return f"{report.images} images while searching{by}, {most}"
 
 
 def table(report: Comparison) -> RenderableType:

@@ -250,6 +250,7 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None, preset: str
     best, start = shown.fact("sparsify", "best"), shown.fact("sparsify", "warm_start")
     return Search(
         agent=shown.fact("sparsify", "agent"),
+        objective=shown.fact("sparsify", "objective") or "metric",
         evaluations=len(asked),
         resumed=max(0, found - (len(plans) - len(asked))),
         best=best,

@@ -200,7 +200,7 @@ def _evaluations(axes: Axes, report: Report) -> bool:
         axes.scatter([e.cost for e in mine], [e.score for e in mine], s=20, alpha=0.75, label=_escape(searcher),
                      color=_COLOURS[k % len(_COLOURS)], marker=_MARKERS[k % len(_MARKERS)], linewidths=0)
     axes.set_xlabel("cost as a share of the original's")
-    axes.set_ylabel("search score")
+    axes.set_ylabel("search score" if report.search.objective == "metric" else "agreement with the original")
     _put_legend(axes)
     return True
 

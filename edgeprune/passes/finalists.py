@@ -2,20 +2,23 @@
 
 The highest of many noisy scores flatters its plan, and on the images that it was found by it still does: plans that the
 search found would win over those of its warm start that nobody had to look for. So finalists are scored on images that
-the search did not look at. A handful costs little where scoring every plan on all images would cost the search most of
-its evaluations. Each heat doubles the images, and a finalist whose paired drop from the leader is clear of its standard
-error goes: a race over nested subsets (Maron & Moore, 1994, with the paired normal interval of Birattari et al., 2002,
-in place of Hoeffding's).
+the search did not look at, and by the task's metric whatever the search went by. (Agreement with the original looks at
+no label: where that is the objective, its images are scored too, after all others.) A handful costs little where
+scoring every plan on all images would cost the search most of its evaluations. Each heat doubles the images, and a
+finalist whose paired drop from the leader is clear of its standard error goes: a race over nested subsets (Maron &
+Moore, 1994, with the paired normal interval of Birattari et al., 2002, in place of Hoeffding's).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from edgeprune.agents.base import Asked, Trace
 from edgeprune.groups import Widths
 from edgeprune.passes.judging import Judge
+from edgeprune.report import Objective
 
 CLEAR = 1.96
 """Standard errors that a drop must exceed: 95 % where drops are normal."""
@@ -25,8 +28,8 @@ SHARE = 10
 
 @dataclass(frozen=True)
 class Finalist:
-    """A plan, the search's score of it, and its score on the most other images that it was scored on, ``images`` of
-    them; the search's score and images once more where it was scored on no others.
+    """A plan, what the search made of it, and its score on the most images that it was scored on again, ``images`` of
+    them; the search's score and images once more where it was not.
 
     ``trained`` is its score after ``epochs`` of training, where it was trained for a while.
     """
@@ -72,7 +75,7 @@ def elect(
     """
     starts = [one.best for one in baselines if one.best is not None]
     reference = max(starts, key=lambda one: one.score, default=None)
-    candidates = drawn([*baselines, *found], reference, most, evaluations)
+    candidates = drawn([*baselines, *found], reference, seats(most, evaluations, judge.objective))
     if not candidates:
         return None
     results = [{one.widths: one for one in heat} for heat in race(judge, candidates)]
@@ -86,13 +89,11 @@ def elect(
     return Election(ranked, both[taken].score, both[reference.widths].score, both[taken].images)
 
 
-def drawn(traces: Sequence[Trace], reference: Asked | None, most: int, evaluations: int) -> list[Asked]:
-    """Return the ``most`` best feasible plans of all traces, best first, each once; the ``reference`` is among them.
+def drawn(traces: Sequence[Trace], reference: Asked | None, places: int) -> list[Asked]:
+    """Return the ``places`` best feasible plans of all traces, best first, each once; the ``reference`` is among them.
 
-    Fewer where the search was short. Of equals the first that was asked for is the better; a single seat is the best
-    plan's.
+    Of equals the first that was asked for is the better; a single seat is the best plan's.
     """
-    places = seats(most, evaluations)
     feasible: dict[Widths, Asked] = {}
     for trace in traces:
         for one in trace.asked:
@@ -104,22 +105,25 @@ def drawn(traces: Sequence[Trace], reference: Asked | None, most: int, evaluatio
     return [*best[:-1], reference]
 
 
-def seats(most: int, evaluations: int) -> int:
-    """Return how many finalists, of ``most``, a search of so many evaluations has: one for each SHARE of them."""
-    return max(1, min(most, evaluations // SHARE))
+def seats(most: int, evaluations: int, objective: Objective = "metric") -> int:
+    """Return how many finalists, of ``most``, a search of so many evaluations has: one for each SHARE of them; at least
+    two where the search did not go by the metric, and so cannot tell what it gained over its warm start.
+    """
+    return max(1 if objective == "metric" else 2, min(most, evaluations // SHARE))
 
 
 def race(judge: Judge, candidates: Sequence[Asked]) -> Iterator[list[Finalist]]:
     """Yield the finalists after each heat, best first: those that are left, then those that went, the last to go first.
 
     The first heat is the search itself. There are no more where too few other images are left, or only one candidate
-    is; later ones end when one finalist is left or all images are scored. Ties go to the earlier of ``candidates``.
+    is, which a search that went by something else is scored once nevertheless; later ones end when one finalist is left
+    or all images are scored. Ties go to the earlier of ``candidates``.
     """
     left = [Finalist(one.widths, one.score, one.score, judge.images) for one in candidates]
     gone: list[Finalist] = []
     yield list(left)
-    for images in heats(judge.images, judge.whole):
-        if len(left) < 2:
+    for at, images in enumerate(heats(judge.images, judge.whole, judge.objective)):
+        if len(left) < 2 and (at or judge.objective == "metric"):
             return
         scores = judge.scored([one.widths for one in left], images)
         ran = sorted(
@@ -135,10 +139,14 @@ def race(judge: Judge, candidates: Sequence[Asked]) -> Iterator[list[Finalist]]:
         yield [*left, *gone]
 
 
-def heats(images: int, whole: int) -> list[int]:
+def heats(images: int, whole: int, objective: Objective = "metric") -> list[int]:
     """Return how many of the images that a search of ``images`` did not look at each heat scores: as many as it did,
     then with every heat as many more as have been looked at, all at last; none where those are less than half as many.
+
+    Where it looked at no label, each heat is twice as large as the one before, up to the whole split.
     """
+    if objective != "metric":
+        return [*takewhile(lambda n: n < whole, (images << k for k in count())), whole]
     looked, found = images, list[int]()
     while looked < whole:
         looked = min(2 * looked, whole)

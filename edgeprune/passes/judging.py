@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,14 +14,15 @@ from numpy.typing import NDArray
 
 from edgeprune import importance
 from edgeprune.groups import Group, Widths
-from edgeprune.model import Surgery, TorchModel
+from edgeprune.model import Predict, Surgery, TorchModel
+from edgeprune.passes.agreement import Agreement, agreement
 from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Scores
 from edgeprune.profiles.board import Int8Layout
 from edgeprune.profiles.host import has_bf16
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.reconstruction import Target, gathered, reconstruct, record
-from edgeprune.report import Score
+from edgeprune.report import Objective, Score
 from edgeprune.rounding import round_off
 from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
@@ -31,6 +33,7 @@ Operate = Callable[[TorchModel, Sequence[Group], Widths, importance.Scores], Sur
 """What a plan does to a model: ``Sparsify.surgery``."""
 
 ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 _BATCH = 100
 """Images a forward pass: of a small network's activations more than this fall out of the processor's caches."""
 _COMPARED = 64
@@ -130,19 +133,25 @@ class Scorer:
     taught: torch.Tensor | None = None
     layout: Int8Layout | None = None
     lowered: frozenset[str] = frozenset()
+    agreement: Agreement | None = None
 
     def score(self, widths: Widths) -> float:
-        """Return one plan's score."""
+        """Return what a search goes by: one plan's agreement with the original where that is told, else its score."""
+        if self.agreement is not None:
+            return self.agreement.of(self._predict(widths))
         return self.scored(widths).value
 
     def scored(self, widths: Widths) -> Score:
         """Return one plan's score with what it is made of, image by image."""
+        return self.task.score(self._predict(widths), "search", self.indices)
+
+    def _predict(self, widths: Widths) -> Predict:
         smaller = self.way.dress(self.smaller(widths))
         if self.calibration:
             with self.way.computing():
                 recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
         self.rounded(smaller)
-        return self.task.score(lambda images: self.way.predict(smaller, images), "search", self.indices)
+        return partial(self.way.predict, smaller)
 
     def rounded(self, model: TorchModel) -> TorchModel:
         """Let a model compute as it will in int8, in place, where plans choose that."""
@@ -165,14 +174,16 @@ class Judge:
     """Scores plans in parallel on the context's pool.
 
     ``images`` of the ``whole`` search split are scored, batch norms are re-estimated on ``recalibration`` training
-    images, both the same ones for every plan. A score is a pure function of the plan. With ``reconstruction`` the
-    layers that lost inputs are given the weights of least squares towards the original's outputs; of the layers
-    ``lowered`` plans say which stay in float, and all others compute in the target's int8.
+    images, both the same ones for every plan. A score is a pure function of the plan: the task's by the objective
+    ``metric``, by ``agreement`` how near the outputs stay to the original's, which needs no labels. With
+    ``reconstruction`` the layers that lost inputs are given the weights of least squares towards the original's
+    outputs; of the layers ``lowered`` plans say which stay in float, and all others compute in the target's int8.
     """
 
     def __init__(
         self, model: TorchModel, groups: Sequence[Group], ranking: importance.Scores, ctx: Context, operate: Operate, *,
-        images: int, recalibration: int, arithmetic: Arithmetic = "auto", total: int = 0,
+        images: int, recalibration: int, arithmetic: Arithmetic = "auto", objective: Objective = "metric",
+        total: int = 0,
         reconstruction: bool = False, lowered: frozenset[str] | None = None,
     ) -> None:
         assert ctx.task is not None
@@ -195,6 +206,12 @@ class Judge:
             None if taught is None else record(ctx.original.module, taught), taught,
             ctx.board.int8 if lowered is not None else None, lowered or frozenset(),
         )  # fmt: skip
+        self.objective = objective
+        if objective == "agreement":
+            dense = self.way.dress(ctx.original.clone())
+            with threads(1):  # as workers compute: the last bit of an answer is no question of the machine's cores
+                told = agreement(ctx.task, partial(self.way.predict, dense), self._scorer.indices)
+            self._scorer = replace(self._scorer, agreement=told)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -215,7 +232,9 @@ class Judge:
             yield score
 
     def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
-        """Return the plans' scores on ``images`` of the search split that ``scores`` does not look at."""
+        """Return the plans' scores by the task's metric, on ``images`` of the search split: those first that ``scores``
+        does not look at.
+        """
         self._ctx.progress.note(f"finalists: {len(plans)} plans on {images} other images")
         scorer = replace(self._scorer, indices=self._images(self.images, self.images + images))
         with threads(1), self._ctx.pool.open(scorer.scored) as scores:
@@ -230,7 +249,7 @@ class Judge:
         return self._ctx.task.score(plain.rounded(model.clone()).predict, "search").value
 
     def _images(self, first: int, end: int) -> list[int]:
-        return sorted(int(i) for i in self._order[first:end])
+        return sorted(int(i) for i in np.roll(self._order, -first)[: end - first])
 
     def cut(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, with its batch norms re-estimated in plain float32."""

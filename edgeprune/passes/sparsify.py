@@ -21,9 +21,9 @@ from edgeprune.passes import finalists, playing
 from edgeprune.passes.base import Context, Pass
 from edgeprune.passes.finalists import Settle
 from edgeprune.passes.halving import Halving
-from edgeprune.passes.judging import ARITHMETICS, Arithmetic, Judge
+from edgeprune.passes.judging import ARITHMETICS, OBJECTIVES, Arithmetic, Judge
 from edgeprune.profiles.board import Board
-from edgeprune.report import Evaluation, FinalistRow, GroupRow, SearcherRow
+from edgeprune.report import Evaluation, FinalistRow, GroupRow, Objective, SearcherRow
 from edgeprune.surgery import resolve
 from edgeprune.tally import Tally
 from edgeprune.tasks.base import Task
@@ -48,6 +48,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     With ``halving`` the finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them
     for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
     finalists at a quarter of an epoch cost six epochs in all.
+    ``objective`` is what an evaluation tells of a plan: the task's score (``metric``), or ``agreement``, how near its
+    outputs stay to the original's, by the distance that distillation minimises. Of a classifier a tenth of the images
+    then tell as much. The finalists are scored by the metric in any case, and with a reward that weighs accuracy
+    against cost all plans are.
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
     is started from the best plans of uniform, a global ranking, random, greedy and knapsack.
 
@@ -86,6 +90,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     granularity: Granularity = "channel"
     tallies: tuple[Tally, ...] = ()
     arithmetic: Arithmetic = "auto"
+    objective: Objective = "metric"
     actions: str = "ladder"
     observation: str = "full"
     reward: str = "constrained"
@@ -109,6 +114,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             raise ValueError(f"granularity {self.granularity!r} is not one of {', '.join(get_args(Granularity))}")
         if self.arithmetic not in ARITHMETICS:
             raise ValueError(f"arithmetic {self.arithmetic!r} is not one of {', '.join(ARITHMETICS)}")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
 
         playing.require_known((self.actions, self.observation), self.ratio)
         self.rewards()
@@ -122,7 +129,15 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         chooses precisions, those choices.
         """
         reconstructed = "-reconstructed" if self.reconstruction else ""
-        return f"{self.recalibration}-{judge.images}-{judge.way}{reconstructed}"
+        objective = "" if judge.objective == "metric" else f"-{judge.objective}"
+        return f"{self.recalibration}-{judge.images}-{judge.way}{reconstructed}{objective}"
+
+    def aims_at(self, task: Task) -> Objective:
+        """Return what plans are searched by: the objective, but the metric where the reward weighs it against cost, and
+        on synthetic images, whose metric is agreement already.
+        """
+        weighed = any(reward.name != "constrained" for reward in self.rewards())
+        return "metric" if weighed or task.name == "synthetic" else self.objective
 
     def rules(self) -> Rules:
         """Return how an episode is played, as far as the options tell."""
@@ -206,22 +221,26 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         space = Space(cost, dict(self.limits))
         ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
         space = replace(space, importance=ranking)
+        assert ctx.task is not None
         judge = Judge(
             model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
-            arithmetic=self.arithmetic, total=self.evaluations, reconstruction=self.reconstruction,
+            arithmetic=self.arithmetic, objective=self.aims_at(ctx.task), total=self.evaluations,
+            reconstruction=self.reconstruction,
             lowered=self._lowered() if self.mixed else None,
         )
         by = self.criterion if self.granularity == "channel" else self.granularity
         name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
         memo = ctx.journal(f"plans-{name}")
         ctx.record("arithmetic", str(judge.way))
+        ctx.record("objective", judge.objective)
         evaluator = Evaluator(judge.scores, self.evaluations, memo)
         started = time.perf_counter()
         with judge.running():
             rules = playing.informed(self.rules(), ctx, space, evaluator)
             env = SparsityEnv(space, evaluator, rules=rules)
             baselines, found = warm.searches(
-                self.agent, env, ctx.seed, self.rewards(), lambda one: ctx.progress.note(_line(one)), self.warm
+                self.agent, env, ctx.seed, self.rewards(),
+                lambda one: ctx.progress.note(_line(one, judge.objective)), self.warm,
             )
         seconds = time.perf_counter() - started
         settle = self.settling(judge, ctx, name)
@@ -276,8 +295,9 @@ def _in_weights(row: GroupRow, model: TorchModel, group: Group) -> GroupRow:
     return row.model_copy(update={"channels": whole, "kept": kept, "ladder": tuple(ladder), "unit": "weights"})
 
 
-def _line(found: Trace) -> str:
-    best = f"best {found.best.score:.4f}" if found.best else "no feasible plan"
+def _line(found: Trace, objective: Objective) -> str:
+    what = "agreement " if objective == "agreement" else ""
+    best = f"best {what}{found.best.score:.4f}" if found.best else "no feasible plan"
     return f"{found.searcher}: {found.spent} evaluations, {best}"
 
 

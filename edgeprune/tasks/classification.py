@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top-1 accuracy"
+    searching: ClassVar[Mapping[str, Any]] = {"objective": "agreement", "images": 256}
 
     data: Path
     size: int | tuple[int, int] | None = None

@@ -18,8 +18,9 @@ class Judge:
     ``spread`` is how much of a draw is the plan's own, so that plans of like accuracy differ on some images.
     """
 
-    def __init__(self, true: dict[Widths, float], images: int = 500, spread: float = 0.1) -> None:
-        self.true, self.images, self.whole, self.asked = true, images, WHOLE, []
+    def __init__(self, true: dict[Widths, float], images: int = 500, spread: float = 0.1, objective: str = "metric"
+                 ) -> None:  # fmt: skip
+        self.true, self.images, self.whole, self.asked, self.objective = true, images, WHOLE, [], objective
         shared = np.random.default_rng(0).random(WHOLE)
         own = {plan: np.random.default_rng([7, *plan]).random(WHOLE) for plan in true}
         self.right = {p: ((1 - spread) * shared + spread * own[p] < true[p]).astype(float) for p in true}
@@ -29,7 +30,7 @@ class Judge:
 
     def scored(self, plans: Sequence[Widths], images: int) -> list[Score]:
         self.asked.append((list(plans), images))
-        others = slice(self.images, self.images + images)
+        others = np.arange(self.images, self.images + images) % WHOLE
         return [Score(float(self.right[p][others].mean()), images, self.right[p][others]) for p in plans]
 
 
@@ -55,9 +56,15 @@ def test_heats_double_what_was_looked_at_and_the_last_leaves_none() -> None:
     assert heats(500, 500) == [] == heats(900, 500)
 
 
+def test_where_no_label_was_looked_at_heats_double_up_to_the_whole_split() -> None:
+    assert heats(500, 3000, "agreement") == [500, 1000, 2000, 3000]
+    assert heats(500, 500, "agreement") == [500] and heats(900, 500, "agreement") == [500]
+
+
 def test_short_searches_have_few_finalists() -> None:
     assert [seats(8, n) for n in (1, 10, 29, 80, 300)] == [1, 1, 2, 8, 8]
     assert seats(1, 300) == 1
+    assert [seats(8, n, "agreement") for n in (1, 29, 80)] == [2, 2, 8], "one seat would leave the gain untold"
 
 
 def test_the_luck_of_a_few_images_does_not_decide() -> None:
@@ -113,10 +120,10 @@ def test_nobody_is_scored_again_for_nothing(images: int, plans: int) -> None:
 def test_finalists_are_feasible_distinct_and_hold_the_best_of_the_warm_start() -> None:
     start = trace("random", ((1,), 0.5, 0.9), ((2,), 0.4, 0.9))
     agent = trace("ppo", *(((n,), 0.5 + n / 100, 1.0) for n in range(3, 20)), ((30,), 0.99, 1.2), ((1,), 0.5, 0.9))
-    chosen = drawn([start, agent], start.best, 4, 300)
+    chosen = drawn([start, agent], start.best, 4)
     assert [one.widths for one in chosen] == [(19,), (18,), (17,), (1,)]
-    assert [one.widths for one in drawn([start, agent], start.best, 1, 300)] == [(19,)]
-    assert [one.widths for one in drawn([start], start.best, 8, 300)] == [(1,), (2,)]
+    assert [one.widths for one in drawn([start, agent], start.best, 1)] == [(19,)]
+    assert [one.widths for one in drawn([start], start.best, 8)] == [(1,), (2,)]
 
 
 def test_the_gain_is_told_on_images_that_both_were_scored_on() -> None:
@@ -141,6 +148,24 @@ def test_one_seat_leaves_the_search_s_own_scores() -> None:
     found = elect(judge, [trace("uniform", ((1,), 0.7, 1.0))], [trace("ppo", ((0,), 0.8, 1.0))], 1, 300)
     assert found is not None
     assert (found.start, found.best, found.images, judge.asked) == (0.7, 0.8, 500, [])
+
+
+def test_what_a_search_by_agreement_found_is_told_by_the_metric() -> None:
+    judge = Judge({(0,): 0.6, (1,): 0.8}, images=WHOLE, objective="agreement")
+    found = elect(judge, [trace("uniform", ((1,), 0.97, 1.0))], [trace("ppo", ((0,), 0.99, 1.0))], 1, 4)
+    assert found is not None
+    assert judge.asked == [([(0,), (1,)], WHOLE)]
+    assert (found.widths, found.images) == ((1,), WHOLE)
+    assert found.best == found.start == judge.searched((1,))
+    assert [one.searched for one in found.ranked] == [0.97, 0.99]
+
+
+def test_a_single_plan_of_a_search_by_agreement_is_scored_once() -> None:
+    judge = Judge({(0,): 0.6}, objective="agreement")
+    found = elect(judge, [], [trace("uniform", ((0,), 0.97, 1.0))], 8, 1)
+    assert found is not None
+    assert judge.asked == [([(0,)], 500)]
+    assert (found.best, found.start, found.images) == (judge.right[0,][500:1000].mean(), None, 500)
 
 
 def test_no_feasible_plan_is_no_election() -> None:

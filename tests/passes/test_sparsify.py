@@ -229,6 +229,48 @@ def test_the_best_plans_are_scored_again_on_other_images_and_the_first_of_them_i
         assert score == pytest.approx(fresh.value, abs=1e-6)
 
 
+def test_a_search_by_agreement_looks_at_few_images_and_its_finalists_at_all_by_the_metric(tmp_path: Path) -> None:
+    options = {"images": 12, "finalists": 3, "evaluations": 30, "objective": "agreement"}
+    cut, facts, task = search(tmp_path, "random", task=Watched(toy("Residual"), 48), options=options)
+    assert facts["objective"] == "agreement"
+    (few, times), *more = ((indices, times) for (_, indices), times in task.seen.items())
+    assert (len(few), times) == (12, 31), "the original is asked once"
+    assert [len(indices) for indices, _ in more] == [12, 24, 48][: len(more)] and not set(few) & set(more[0][0])
+    step = Sparsify(recalibration=32)
+    ctx, _ = context(tmp_path, toy("Residual"), board=FINE, task=Answers(toy("Residual"), 48))
+    groups = step.rows(toy("Residual"), FINE).groups
+    ranking = step.ranking(toy("Residual"), groups, ctx.task, 0)
+    judge = Judge(toy("Residual"), groups, ranking, ctx, step.surgery, images=12, recalibration=32, objective="agreement")
+    plans = [tuple(group.channels for group in groups), uniform(groups, 0.5)]
+    with judge.running():
+        same, half = judge.scores(plans)
+    assert 0.0 < half < same <= 1.0, "half of the channels agree less than all of them"
+    rows = facts["finalists"]
+    best = sorted((row.score for row in facts["history"] if row.cost <= facts["target"]), reverse=True)
+    assert rows[0].searched in best[:3] and rows[0].searched != rows[0].score
+    seen = {len(indices): indices for indices, _ in more}
+    fresh = Answers(toy("Residual"), 48).score(cut.predict, "search", seen[rows[0].images])
+    assert rows[0].score == pytest.approx(fresh.value, abs=1e-6), "the finalists' scores are the metric's"
+    assert facts["best"] >= facts["warm_start"] and facts["images"] <= rows[0].images
+
+
+def test_scores_by_another_objective_are_kept_apart(tmp_path: Path) -> None:
+    journals: dict[str, Any] = {}
+    for objective in ("metric", "agreement"):
+        search(tmp_path, options={"objective": objective}, journal=lambda name: journals.setdefault(name, {}))
+    assert len(journals) == 2, "a score found under the wrong name would be believed"
+
+
+def test_rewards_that_weigh_accuracy_and_synthetic_images_are_told_the_metric(tmp_path: Path) -> None:
+    task, synthetic = Answers(toy("Residual"), 48), Synthetic(toy("Residual"))
+    assert Sparsify(objective="agreement").aims_at(task) == "agreement"
+    assert Sparsify(objective="agreement", reward="driving").aims_at(task) == "metric"
+    assert Sparsify(objective="agreement").aims_at(synthetic) == "metric"
+    assert Sparsify().aims_at(task) == "metric"
+    with pytest.raises(ValueError, match="objective 'agree' is not one of metric, agreement"):
+        Sparsify(objective="agree")
+
+
 def test_finalists_are_trained_and_the_best_trained_plan_is_taken_untrained(tmp_path: Path) -> None:
     options = {"images": 12, "finalists": 3, "evaluations": 30}
     plain, plainly, untrained = search(tmp_path / "plain", "random", options=options)
