@@ -56,8 +56,9 @@ def test_heats_double_what_was_looked_at_and_the_last_leaves_none() -> None:
     assert heats(500, 500) == [] == heats(900, 500)
 
 
-def test_where_no_label_was_looked_at_heats_double_up_to_the_whole_split() -> None:
-    assert heats(500, 3000, "agreement") == [500, 1000, 2000, 3000]
+def test_where_no_label_was_looked_at_heats_grow_up_to_the_whole_split() -> None:
+    assert heats(128, 4000, "agreement") == [512, 2048, 4000]
+    assert heats(500, 2000, "agreement") == [2000]
     assert heats(500, 500, "agreement") == [500] and heats(900, 500, "agreement") == [500]
 
 
@@ -164,8 +165,8 @@ def test_a_single_plan_of_a_search_by_agreement_is_scored_once() -> None:
     judge = Judge({(0,): 0.6}, objective="agreement")
     found = elect(judge, [], [trace("uniform", ((0,), 0.97, 1.0))], 8, 1)
     assert found is not None
-    assert judge.asked == [([(0,)], 500)]
-    assert (found.best, found.start, found.images) == (judge.right[0,][500:1000].mean(), None, 500)
+    assert judge.asked == [([(0,)], 2000)]
+    assert (found.best, found.start, found.images) == (judge.right[0,][500:2500].mean(), None, 2000)
 
 
 def test_no_feasible_plan_is_no_election() -> None:
