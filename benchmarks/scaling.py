@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
 def measured(options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]], str]:
     """Return evaluations a second and seconds until warm, both by round, and the arithmetic of the scores."""
     model, task = opened("resnet20", data_pack())
-    step, target = Sparsify(), board.load("host-cpu")
+    step, target = Sparsify(criterion="taylor"), board.load("host-cpu")
     cost = step.rows(model, target)
     ranking = step.ranking(model, cost.groups, task, 0)
     space = Space(cost, {"macs": TARGET * cost.full["macs"]})

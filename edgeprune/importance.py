@@ -29,10 +29,11 @@ _PART = 16
 """Images a gradient is taken of: of a trained network those of many images cancel out, and what is left is noise."""
 
 
-def require_known(criterion: str) -> None:
-    """Raise BadOption, naming the nearest, unless there is such a criterion."""
-    if criterion not in CRITERIA:
-        raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, CRITERIA)}")
+def require_known(criterion: str, *others: str) -> None:
+    """Raise BadOption, naming the nearest, unless there is such a criterion, or it is one of ``others``."""
+    known = (*CRITERIA, *others)
+    if criterion not in known:
+        raise BadOption(f"unknown criterion {criterion!r}{nearest(criterion, known)}")
 
 
 def scores(model: TorchModel, groups: Sequence[Group], criterion: str, task: Task | None, seed: int) -> Scores:

@@ -36,8 +36,12 @@ class GlobalRanking(Agent):
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Evaluate the two plans, or the one that both are."""
-        space = env.space
-        evaluate_first(env.account, list(dict.fromkeys((ranked(space, alone(space)), ranked(space, priced(space))))))
+        evaluate_first(env.account, plans(env.space))
+
+
+def plans(space: Space) -> list[Widths]:
+    """Return the two plans, or the one that both are."""
+    return list(dict.fromkeys((ranked(space, alone(space)), ranked(space, priced(space)))))
 
 
 def alone(space: Space) -> Ranking:

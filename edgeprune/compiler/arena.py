@@ -20,7 +20,7 @@ from edgeprune.budget import Budget
 from edgeprune.compiler import tabling
 from edgeprune.compiler.auditing import Audited
 from edgeprune.compiler.cache import Journal, Store, code_digest, finish, finished, key, source_digest, versions
-from edgeprune.compiler.cells import SCHEMA, Cell, Finding
+from edgeprune.compiler.cells import SCHEMA, Ceiling, Cell, Finding
 from edgeprune.compiler.pipeline import AnyPass, Pipeline, describe
 from edgeprune.compiler.statistics import improvements
 from edgeprune.compiler.workshop import Means
@@ -68,6 +68,16 @@ class Arena:
         tabling.extend(table, path, self.bench, graph, found, self.means.progress)
         self.usual = dataclasses.replace(self.usual, tallies=(tabling.tally_of(table, found),), aligned=True)
         self.told = f"{path} ({table.digest()[:12]})"
+
+    def settle(self, ceiling: Ceiling) -> str:
+        """Return the criterion that all cells go by: the one asked for, or the best under this ceiling. To be called
+        after ``aim``.
+        """
+        step = dataclasses.replace(self.usual, limits=tuple(sorted(ceiling.limits.items())))
+        ctx = dataclasses.replace(self.context, workspace=self.store.folder)
+        found = step.measured(self.original, Space(self.rows, ceiling.limits), ctx).taken.criterion
+        self.usual = dataclasses.replace(self.usual, criterion=found)
+        return found
 
     def limits(self, cell: Cell) -> dict[str, float]:
         """Return the ceilings that a cell searches under. Without measured cost the share of the latency that its

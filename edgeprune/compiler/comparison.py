@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgeprune.compiler.arena import Arena
 from edgeprune.compiler.assembly import assemble
 from edgeprune.compiler.auditing import Audited
 from edgeprune.compiler.cache import Store, key, require_writable, root
-from edgeprune.compiler.cells import Ablation, Ceiling, Cell, Finding, Method
+from edgeprune.compiler.cells import Ablation, Ceiling, Cell, Finding
 from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.compiler.contest import EVALUATIONS, SEEDS, Contest, budgets, methods, written
 from edgeprune.compiler.opening import Opened, open_request
@@ -122,7 +123,7 @@ def run(
             if request.table is not None:
                 arena.aim(request.table)
             with arena.store.open(key("comparison", arena.identity)):
-                return _run(contest, arena, methods(contest, tools), progress)
+                return _run(contest, arena, tools, progress)
 
 
 def choosing(step: Sparsify, evaluations: int) -> int:
@@ -134,9 +135,14 @@ def choosing(step: Sparsify, evaluations: int) -> int:
     return max(_WIDER * step.images, Sparsify.images if step.objective == "agreement" else 0)
 
 
-def _run(contest: Contest, arena: Arena, chosen: Sequence[Method], progress: Progress) -> Comparison:
+def _run(contest: Contest, arena: Arena, tools: Toolbox, progress: Progress) -> Comparison:
     out, seed = contest.request.out, contest.request.seed
     ceilings = _ceilings(contest, arena)
+    methods(contest, tools)  # what cannot be is refused before any plan is scored
+    criterion = arena.settle(ceilings[0])
+    progress.note(f"channels go by {criterion}")
+    sparsify = dataclasses.replace(tools.sparsify, criterion=criterion)
+    chosen = methods(contest, dataclasses.replace(tools, sparsify=sparsify))
     cells = [Cell(method, number, ceiling) for ceiling in ceilings for number in range(seed, seed + contest.seeds)
              for method in chosen]  # fmt: skip
     found: list[Finding] = []

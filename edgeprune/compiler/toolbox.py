@@ -121,12 +121,11 @@ def toolbox(
         chosen = agent
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
-    criterion = Sparsify.criterion if data else "l2"
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)
     finetune = configure(usual, settings.get("finetune", {}))
     quantize = configure(Quantize(precision=precision), settings.get("quantize", {}))
     halving = HALVING[effort] if data and finetune.epochs else 0.0
-    searching = Sparsify(agent=chosen, evaluations=count, criterion=criterion, halving=halving)
+    searching = Sparsify(agent=chosen, evaluations=count, halving=halving)
     sparsify = configure(dataclasses.replace(searching, **task.searching), settings.get("sparsify", {}))
     if sparsify.mixed and (quantize.precision != "auto" or quantize.lowered is not None):
         raise BadOption("sparsify.mixed chooses where int8 pays; it has no say where a precision or layers are given")

@@ -2,7 +2,7 @@
 
 Whether an image is right is one bit, and two plans that differ by a point differ in one image of a hundred. Outputs
 differ in every image. On ResNet-56 at half its MACs the order of the better plans by their distance on 100 images
-follows that of their accuracy on others as closely as accuracy on 1,000 images does (benchmarks/results/search.md).
+follows that of their accuracy on others as closely as accuracy on 1,000 images does (benchmarks/results/agreement.md).
 """
 
 from __future__ import annotations

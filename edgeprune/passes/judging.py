@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from edgeprune import importance
 from edgeprune.groups import Group, Widths
@@ -18,8 +17,8 @@ from edgeprune.model import Predict, Surgery, TorchModel
 from edgeprune.passes.agreement import Agreement, agreement
 from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Scores
+from edgeprune.passes.ways import COMPARED, PLAIN, Arithmetic, Way, agreed
 from edgeprune.profiles.board import Int8Layout
-from edgeprune.profiles.host import has_bf16
 from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
 from edgeprune.reconstruction import Target, gathered, reconstruct, record
 from edgeprune.report import Objective, Score
@@ -28,87 +27,10 @@ from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
 from edgeprune.threads import threads
 
-Arithmetic = Literal["auto", "fp32", "bf16"]
 Operate = Callable[[TorchModel, Sequence[Group], Widths, importance.Scores], Surgery]
 """What a plan does to a model: ``Sparsify.surgery``."""
 
-ARITHMETICS: tuple[Arithmetic, ...] = get_args(Arithmetic)
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-_BATCH = 100
-"""Images a forward pass: of a small network's activations more than this fall out of the processor's caches."""
-_COMPARED = 64
-_APART: dict[Arithmetic, float] = {"fp32": 1e-3, "bf16": 0.02}
-"""How far outputs may lie from those of plain float32, as a share of their spread, for that way to be taken."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How forward passes are done while plans are ranked: in which arithmetic, and channels last or not.
-
-    Nothing that leaves the search was computed so. On two cores with bf16 units, ResNet-56 at half its MACs takes 1.0 s
-    a thousand images in bf16 with channels last, 1.7 s in float32 with channels last and 2.5 s plain.
-    """
-
-    arithmetic: Arithmetic = "fp32"
-    channels_last: bool = False
-
-    def __str__(self) -> str:
-        return self.arithmetic + (", channels last" if self.channels_last else "")
-
-    def dress(self, model: TorchModel) -> TorchModel:
-        """Lay the module's weights out for this way, in place."""
-        if self.channels_last:
-            model.module.to(memory_format=torch.channels_last)
-        return model
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Compute in this arithmetic within the block, in this thread."""
-        how: Any = torch.autocast("cpu", torch.bfloat16) if self.arithmetic == "bf16" else nullcontext()
-        with how:
-            yield
-
-    def batch(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images (n, C, H, W) laid out for this way."""
-        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
-
-    def predict(self, model: TorchModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run a dressed model in batches; a ``Predict`` once the model is bound."""
-        with torch.no_grad(), self.computing():
-            parts = [model.module(self.batch(_tensor(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
-        outputs: NDArray[np.float32] = torch.cat(parts).float().numpy()
-        return outputs
-
-
-PLAIN = Way()
-
-
-def agreed(
-    model: TorchModel, images: NDArray[np.float32], asked: Arithmetic = "auto", native: bool | None = None
-) -> Way:
-    """Return the fastest way that computes what plain float32 does on ``images``; PLAIN where none does.
-
-    ``auto`` tries bf16 only on a processor that has it (``native``; None looks). A module that relies on the layout
-    of its tensors fails with channels last, and is left as it is.
-    """
-    if not len(images):
-        return PLAIN
-    wanted = PLAIN.predict(model.clone(), images)
-    spread = float(wanted.std()) or 1.0
-    halves: tuple[Arithmetic, ...] = ("bf16",) if asked == "bf16" or (
-        asked == "auto" and (has_bf16() if native is None else native)
-    ) else ()  # fmt: skip
-    for arithmetic in (*halves, "fp32"):
-        for channels_last in (True, False):
-            way = Way(arithmetic, channels_last)
-            try:
-                found = way.predict(way.dress(model.clone()), images)
-            except RuntimeError:  # torch's word for a view that this layout does not allow, or a missing kernel
-                continue
-            apart = float(np.sqrt(np.mean((found - wanted) ** 2))) / spread
-            if np.isfinite(apart) and apart <= _APART[arithmetic]:
-                return way
-    return PLAIN
 
 
 @dataclass(frozen=True)
@@ -138,14 +60,15 @@ class Scorer:
     def score(self, widths: Widths) -> float:
         """Return what a search goes by: one plan's agreement with the original where that is told, else its score."""
         if self.agreement is not None:
-            return self.agreement.of(self._predict(widths))
+            return self.agreement.of(self.predict(widths))
         return self.scored(widths).value
 
     def scored(self, widths: Widths) -> Score:
         """Return one plan's score with what it is made of, image by image."""
-        return self.task.score(self._predict(widths), "search", self.indices)
+        return self.task.score(self.predict(widths), "search", self.indices)
 
-    def _predict(self, widths: Widths) -> Predict:
+    def predict(self, widths: Widths) -> Predict:
+        """Return what answers for a plan: its model, batch norms re-estimated, in int8 where plans choose that."""
         smaller = self.way.dress(self.smaller(widths))
         if self.calibration:
             with self.way.computing():
@@ -196,8 +119,8 @@ class Judge:
         calibration: list[torch.Tensor] = []
         if ctx.task.name != "synthetic":
             norms = has_batch_norm(model.module)
-            seen = first_images(ctx.task.calibration_batches(), recalibration if norms else _COMPARED)
-            self.way = agreed(model, torch.cat(seen)[:_COMPARED].numpy() if seen else np.zeros(0, np.float32),
+            seen = first_images(ctx.task.calibration_batches(), recalibration if norms else COMPARED)
+            self.way = agreed(model, torch.cat(seen)[:COMPARED].numpy() if seen else np.zeros(0, np.float32),
                               arithmetic)  # fmt: skip
             calibration = seen if norms or lowered is not None else []
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
@@ -214,9 +137,12 @@ class Judge:
             self._scorer = replace(self._scorer, agreement=told)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Hold the workers; on leaving, whatever the reason, evaluations not yet begun are cancelled."""
-        self._bar = iter(self._ctx.progress.track(range(self._total), "search: plans evaluated", self._total))
+    def running(self, total: int | None = None) -> Iterator[None]:
+        """Hold the workers, for ``total`` evaluations or for all of them; on leaving, whatever the reason, evaluations
+        not yet begun are cancelled.
+        """
+        count = self._total if total is None else total
+        self._bar = iter(self._ctx.progress.track(range(count), "search: plans evaluated", count))
         try:
             with threads(1), self._ctx.pool.open(self._scorer.score) as self._scores:
                 yield
@@ -257,8 +183,3 @@ class Judge:
         if self._scorer.calibration:
             recalibrate(smaller.module, self._scorer.calibration)
         return smaller
-
-
-def _tensor(images: NDArray[np.float32]) -> torch.Tensor:
-    """Return images as a tensor that a module may write into: memory that workers share with others is read-only."""
-    return torch.from_numpy(images if images.flags.writeable else images.copy())

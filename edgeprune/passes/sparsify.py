@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from edgeprune import find, importance, layers
 from edgeprune.agents import actions, warm
-from edgeprune.agents.base import Agent, Evaluator, Space, Trace, key
+from edgeprune.agents.base import Agent, Evaluator, Space, Trace
 from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.reward import Reward, rewards
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Widths, aligned, plan_of
-from edgeprune.mixed import MARK, parted, tallied
+from edgeprune.mixed import parted, tallied
 from edgeprune.model import Surgery, TorchModel
-from edgeprune.passes import finalists, playing
+from edgeprune.passes import criteria, finalists, playing, recording
 from edgeprune.passes.base import Context, Pass
+from edgeprune.passes.criteria import Arranged, Measured
 from edgeprune.passes.finalists import Settle
 from edgeprune.passes.halving import Halving
-from edgeprune.passes.judging import ARITHMETICS, OBJECTIVES, Arithmetic, Judge
+from edgeprune.passes.judging import OBJECTIVES, Judge
+from edgeprune.passes.ways import ARITHMETICS, Arithmetic
 from edgeprune.profiles.board import Board
-from edgeprune.report import Evaluation, FinalistRow, GroupRow, Objective, SearcherRow
+from edgeprune.report import Objective
 from edgeprune.surgery import resolve
 from edgeprune.tally import Tally
 from edgeprune.tasks.base import Task
@@ -48,6 +50,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     With ``halving`` the finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them
     for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
     finalists at a quarter of an epoch cost six epochs in all.
+    ``criterion`` says which channels of a group go first; ``auto`` takes the better of two by two evaluations each,
+    which are among those of the search (see ``edgeprune.passes.criteria``).
     ``objective`` is what an evaluation tells of a plan: the task's score (``metric``), or ``agreement``, how near its
     outputs stay to the original's, by the distance that distillation minimises. Of a classifier a tenth of the images
     then tell as much. The finalists are scored by the metric in any case, and with a reward that weighs accuracy
@@ -80,7 +84,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     agent: Agent = field(default_factory=lambda: find.find("agents", "ppo")())
     evaluations: int = 100
     limits: tuple[tuple[str, float], ...] = ()
-    criterion: str = "taylor"
+    criterion: str = criteria.AUTO
     recalibration: int = 1024
     images: int = 2000
     finalists: int = 8
@@ -102,7 +106,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     mixed: bool = False
 
     def __post_init__(self) -> None:
-        importance.require_known(self.criterion)
+        criteria.require_known(self.criterion)
         for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1), ("finalists", 1)):
             if getattr(self, option) < least:
                 raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
@@ -155,10 +159,33 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         return tallied(cost, self.tallies)
 
     def ranking(self, model: TorchModel, groups: Sequence[Group], task: Task | None, seed: int) -> importance.Scores:
-        """Return which channels of each group matter least; nothing for masks, whose weights tell it themselves."""
+        """Return which channels of each group matter least by the criterion, which is not ``auto`` here; nothing for
+        masks, whose weights tell it themselves.
+        """
         if self.granularity != "channel":
             return {}
         return importance.scores(model, [g for g in groups if not g.lowers], self.criterion, task, seed)
+
+    def arranged(self, criterion: str, model: TorchModel, cost: CostModel, ctx: Context) -> Arranged:
+        """Return the ranking by a criterion, and who judges plans that go by it."""
+        assert ctx.task is not None
+        ranking = replace(self, criterion=criterion).ranking(model, cost.groups, ctx.task, ctx.seed)
+        judge = Judge(
+            model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
+            arithmetic=self.arithmetic, objective=self.aims_at(ctx.task), total=self.evaluations,
+            reconstruction=self.reconstruction, lowered=self._lowered() if self.mixed else None,
+        )
+        by = criterion if self.granularity == "channel" else self.granularity
+        name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
+        return Arranged(criterion, ranking, judge, name, ctx.journal(f"plans-{name}"))
+
+    def measured(self, model: TorchModel, space: Space, ctx: Context) -> Measured:
+        """Return the criterion: the one asked for, or the better of several by two evaluations each."""
+        told = ctx.task is not None and ctx.task.name != "synthetic"
+        names = criteria.candidates(self.criterion, self.evaluations, told)
+        if self.granularity != "channel":
+            names = names[:1]
+        return criteria.measure(names, lambda name: self.arranged(name, model, space.cost, ctx), space)
 
     def surgery(
         self, model: TorchModel, groups: Sequence[Group], widths: Widths, ranking: importance.Scores
@@ -219,21 +246,15 @@ class Sparsify(Pass[TorchModel, TorchModel]):
             cost = aligned(cost, ctx.board.widest_multiple)
         cost = self.offering(cost)
         space = Space(cost, dict(self.limits))
-        ranking = self.ranking(model, cost.groups, ctx.task, ctx.seed)
-        space = replace(space, importance=ranking)
-        assert ctx.task is not None
-        judge = Judge(
-            model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
-            arithmetic=self.arithmetic, objective=self.aims_at(ctx.task), total=self.evaluations,
-            reconstruction=self.reconstruction,
-            lowered=self._lowered() if self.mixed else None,
-        )
-        by = self.criterion if self.granularity == "channel" else self.granularity
-        name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
-        memo = ctx.journal(f"plans-{name}")
+        measured = self.measured(model, space, ctx)
+        by, judge = measured.taken, measured.taken.judge
+        space = replace(space, importance=by.ranking)
+        ctx.record("criterion", by.criterion)
         ctx.record("arithmetic", str(judge.way))
         ctx.record("objective", judge.objective)
-        evaluator = Evaluator(judge.scores, self.evaluations, memo)
+        spent = sum(map(len, measured.lost.values()))
+        evaluator = Evaluator(judge.scores, self.evaluations - spent, by.memo, measured.made)
+        evaluator.scores(measured.kept, criteria.searcher(by.criterion))
         started = time.perf_counter()
         with judge.running():
             rules = playing.informed(self.rules(), ctx, space, evaluator)
@@ -243,132 +264,26 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 lambda one: ctx.progress.note(_line(one, judge.objective)), self.warm,
             )
         seconds = time.perf_counter() - started
-        settle = self.settling(judge, ctx, name)
+        settle = self.settling(judge, ctx, by.name)
         elected = finalists.elect(judge, baselines, found, self.finalists, self.evaluations, settle)
         if elected is None:
             raise UnmetRequirement(
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
             )
         best = elected.widths
-        _record(ctx, space, evaluator, baselines, found, elected, seconds)
+        recording.record(ctx, space, measured, evaluator, baselines, found, elected, seconds)
         target = next(iter(space.limits.values())) / cost.full[next(iter(space.limits))]
         for name, value in playing.facts(rules, self.warm, self.rewards(), found, target).items():
             ctx.record(name, value)
-        plan = group_rows(cost, best)
+        plan = recording.group_rows(cost, best)
         if self.granularity != "channel":
-            plan = [_in_weights(row, model, group) for row, group in zip(plan, cost.groups, strict=True)]
+            plan = [recording.in_weights(row, model, group) for row, group in zip(plan, cost.groups, strict=True)]
         ctx.record("plan", plan)
         ctx.record("granularity", self.granularity)
         return judge.cut(best)
-
-
-def group_rows(cost: CostModel, widths: Widths) -> list[GroupRow]:
-    """Return the report's row of every group: its ladder, what was kept and why it may not be cut."""
-    rows = []
-    dropped = {g.block for g, w in zip(cost.groups, widths, strict=True) if w == 0}
-    channels, kept, floating = parted(cost.groups, widths)
-    lowered = {group.name.removesuffix(MARK): group.lowers for group in cost.groups if group.lowers}
-    for index, (group, width) in enumerate(zip(channels, kept, strict=True)):
-        choice = lowered.get(group.name)
-        gone = group.inside in dropped and group.inside is not None
-        reason = group.locked or (f"went with block {group.inside}" if gone and width else "")
-        rows.append(
-            GroupRow(
-                group=group.name,
-                channels=group.channels,
-                kept=0 if gone else width,
-                dropped_block=group.block if width == 0 else None,
-                ladder=group.ladder,
-                macs_share=cost.share_of(index)["macs"],
-                reason=reason,
-                precision=None if choice is None or gone or width == 0 else
-                "float" if choice[0] in floating else "int8",
-            )
-        )
-    return rows
-
-
-def _in_weights(row: GroupRow, model: TorchModel, group: Group) -> GroupRow:
-    """Return a layer's row with numbers of weights where the search has eighths."""
-    kept, *ladder = (layers.counted(model.module, group, width) for width in (row.kept, *row.ladder))
-    whole = layers.counted(model.module, group, group.channels)
-    return row.model_copy(update={"channels": whole, "kept": kept, "ladder": tuple(ladder), "unit": "weights"})
 
 
 def _line(found: Trace, objective: Objective) -> str:
     what = "agreement " if objective == "agreement" else ""
     best = f"best {what}{found.best.score:.4f}" if found.best else "no feasible plan"
     return f"{found.searcher}: {found.spent} evaluations, {best}"
-
-
-def _record(
-    ctx: Context,
-    space: Space,
-    evaluator: Evaluator,
-    baselines: Sequence[Trace],
-    found: Sequence[Trace],
-    elected: finalists.Election,
-    seconds: float,
-) -> None:
-    quantity, limit = next(iter(space.limits.items()))
-    target = limit / space.cost.full[quantity]
-
-    def share(widths: Widths) -> float:
-        return space.cost.cost(widths)[quantity] / space.cost.full[quantity]
-
-    ctx.record(
-        "searchers",
-        [
-            SearcherRow(
-                name=t.searcher,
-                target=target,
-                evaluations=t.spent,
-                best=t.best.score if t.best else None,
-                cost=share(t.best.widths) if t.best else None,
-            )
-            for t in [*baselines, *found]
-        ],
-    )
-    ctx.record(
-        "history",
-        [
-            Evaluation(searcher=searcher, target=target, cost=share(widths), score=score)
-            for searcher, widths, score in evaluator.history
-        ],
-    )
-    ctx.record("asked", [key(widths) for widths in evaluator.known])
-    ctx.record(
-        "finalists",
-        [
-            FinalistRow(plan=key(one.widths), cost=share(one.widths), searched=one.searched, score=one.score,
-                        images=one.images, trained=one.trained, epochs=one.epochs)
-            for one in elected.ranked
-        ],
-    )  # fmt: skip
-    facts: Mapping[str, Any] = {
-        "agent": found[0].searcher,
-        "quantity": quantity,
-        "target": target,
-        "evaluations": len(evaluator.known),
-        "resumed": evaluator.resumed,
-        "warm_start": elected.start,
-        "best": elected.best,
-        "images": elected.images,
-        "reached": share(elected.widths),
-        "agent_overhead": _overhead(evaluator, seconds),
-        "agent_seconds": max(0.0, seconds - evaluator.seconds),
-    }
-    for name, value in facts.items():
-        ctx.record(name, value)
-
-
-def _overhead(evaluator: Evaluator, seconds: float) -> float | None:
-    """Return the share of a search's time spent on anything but evaluating, had it made every evaluation itself.
-
-    Those it found in the journal count as long as the others took on average; None where it made none.
-    """
-    made = len(evaluator.known) - evaluator.resumed
-    if made < 1:
-        return None
-    own = max(0.0, seconds - evaluator.seconds)
-    return own / (own + evaluator.seconds / made * len(evaluator.known))

@@ -22,7 +22,7 @@ def tools(settings: Any = None, **changes: Any) -> Any:
 
 def test_the_defaults() -> None:
     found = tools()
-    assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "taylor", "auto")
+    assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "auto", "auto")
     assert (found.evaluations, found.finetune.epochs, found.trains) == (200, 5, True)
     assert found.prune.ratio == 0.0
 
@@ -51,7 +51,7 @@ def test_effort_sets_counts(effort: str, groups: int, evaluations: int, epochs: 
 
 def test_without_data_only_what_needs_none() -> None:
     found = tools(data=False)
-    assert (found.sparsify.agent.name, found.sparsify.criterion, found.trains) == ("uniform", "l2", False)
+    assert (found.sparsify.agent.name, found.sparsify.criterion, found.trains) == ("uniform", "auto", False)
     with pytest.raises(UnmetRequirement, match="agent 'random' needs data to score plans by; give --data, or --agent"):
         tools(data=False, agent="random")
 

@@ -24,7 +24,8 @@ from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.judging import Judge
 from edgeprune.passes.pool import Threads
-from edgeprune.passes.sparsify import Sparsify, group_rows
+from edgeprune.passes.recording import group_rows
+from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles.board import Int8Layout
 from edgeprune.recalibration import first_images, recalibrate
 from edgeprune.rounding import round_off
@@ -96,13 +97,15 @@ def test_a_ceiling_on_parameters_holds_too_and_several_at_once(tmp_path: Path) -
 def test_a_learning_agent_starts_from_the_baselines_and_never_ends_below_them(by_ppo) -> None:
     cut, facts, task, _ = by_ppo
     rows = {row.name: row for row in facts["searchers"]}
-    assert list(rows) == ["uniform", "global-ranking", "random", "greedy", "knapsack", "ppo"]
-    assert rows["uniform"].evaluations == 1
+    ranked = ["global-ranking by taylor", "global-ranking by l1"]
+    assert list(rows) == [*ranked, "uniform", "global-ranking", "random", "greedy", "knapsack", "ppo"]
+    assert rows["uniform"].evaluations == 1 and rows["global-ranking"].evaluations == 0
     assert rows["ppo"].evaluations > 0, "something is left for the agent itself"
     assert sum(row.evaluations for row in rows.values()) == facts["evaluations"] == task.scored <= 60
-    assert facts["warm_start"] == max(row.best for name, row in rows.items() if name != "ppo")
+    lost = next(name for name in ranked if not name.endswith(facts["criterion"]))
+    assert facts["warm_start"] == max(row.best for name, row in rows.items() if name not in ("ppo", lost))
     assert rows["ppo"].best >= facts["warm_start"], "its start plans are among its own"
-    assert facts["best"] == max(row.best for row in rows.values())
+    assert facts["best"] == max(row.best for name, row in rows.items() if name != lost)
     assert size_of(cut)["macs"] <= 0.6 * size_of(toy("Residual"))["macs"]
     assert facts["resumed"] == 0
 
@@ -111,8 +114,11 @@ def test_what_is_recorded_can_be_checked(by_ppo) -> None:
     cut, facts, _, journals = by_ppo
     assert len(facts["history"]) == facts["evaluations"]
     assert facts["best"] == max(row.score for row in facts["history"] if row.cost <= facts["target"])
-    (journal,) = journals.values()
-    assert sorted(journal) == sorted(facts["asked"]) and len(set(facts["asked"])) == len(facts["asked"])
+    (journal,) = (one for name, one in journals.items() if f"-{facts['criterion']}-" in name)
+    (other,) = (one for one in journals.values() if one is not journal)
+    assert len(set(facts["asked"])) == len(facts["asked"])
+    assert sorted(journal) == sorted(plan for plan in facts["asked"] if ":" not in plan)
+    assert sorted(other) == sorted(plan.split(":")[1] for plan in facts["asked"] if ":" in plan)
     assert 0.0 <= facts["agent_overhead"] <= 1.0
     value = Answers(toy("Residual"), 48).score(cut.predict, "search").value
     assert value == facts["best"], "the returned model is the one that was scored"
@@ -236,7 +242,7 @@ def test_a_search_by_agreement_looks_at_few_images_and_its_finalists_at_all_by_t
     (few, times), *more = ((indices, times) for (_, indices), times in task.seen.items())
     assert (len(few), times) == (8, 31), "the original is asked once"
     assert [len(indices) for indices, _ in more] == [32, 48][: len(more)] and not set(few) & set(more[0][0])
-    step = Sparsify(recalibration=32)
+    step = Sparsify(criterion="l1")
     ctx, _ = context(tmp_path, toy("Residual"), board=FINE, task=Answers(toy("Residual"), 48))
     groups = step.rows(toy("Residual"), FINE).groups
     ranking = step.ranking(toy("Residual"), groups, ctx.task, 0)

@@ -9,7 +9,7 @@ from networks import toy
 from torch import Tensor, nn
 
 from edgeprune.model import ModelSpec, TorchModel
-from edgeprune.passes.judging import PLAIN, Way, agreed
+from edgeprune.passes.ways import PLAIN, Way, agreed
 
 IMAGES = np.random.default_rng(0).standard_normal((8, 3, 8, 8)).astype(np.float32)
 
