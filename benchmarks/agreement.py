@@ -114,7 +114,7 @@ class Kept:
 
     def distances(self, task: Task, other: Kept) -> list[float]:
         """Return how far the outputs lie from another's, image by image."""
-        pairs = zip(self.outputs.split(1), other.outputs.split(1), strict=True)
+        pairs = ((self.outputs[i : i + 1], other.outputs[i : i + 1]) for i in range(len(self.outputs)))
         return [task.distance(one, wanted, TEMPERATURE).item() for one, wanted in pairs]
 
 

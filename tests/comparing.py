@@ -10,7 +10,10 @@ import edgeprune
 from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.profiles import board as boards
 
-SETTINGS = {"task": {"batch": "32", "calibration": "64"}, "sparsify": {"recalibration": "64", "images": "50"}}
+SETTINGS = {
+    "task": {"batch": "32", "calibration": "64"},
+    "sparsify": {"recalibration": "64", "images": "50", "objective": "metric"},
+}
 AGENTS = ("random", "greedy", "uniform")
 COMMAND = ("compare", "net.safetensors", "--arch", "net.py:net", "--data", "data.npz", "--target", "fine.toml",
            "--max-macs", "0.3x", "--seeds", "2",

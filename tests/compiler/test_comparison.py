@@ -160,13 +160,30 @@ def test_finalists_have_more_images_to_be_chosen_by(done: Done) -> None:
     step = Sparsify(images=50, finalists=8)
     assert [choosing(step, n) for n in (19, 20, 300)] == [50, 200, 200]
     assert choosing(dataclasses.replace(step, finalists=1), 300) == 50
+    assert choosing(dataclasses.replace(step, objective="agreement"), 1) == 2000, "they race by the metric"
     assert (done.report.images, done.report.finalists) == (50, 1)
     wide = markdown(done.report.model_copy(update={"images": 20, "finalists": 3}))
     assert "*search* (20 images while searching, up to 30 others for the best 3 plans of a search) chose the" in wide
 
 
+def test_a_search_by_agreement_is_compared_by_the_metric(at: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "sparsify": {"recalibration": "64", "images": "16"}}
+    report = compared(settings=settings, agents=("random",), seeds=1, evaluations=20, out=tmp_path / "a")
+    assert (report.objective, report.images, report.finalists) == ("agreement", 16, 2)
+    (cell,), n = report.cells, {split.name: split.n for split in report.splits}
+    assert n["search"] == n["audit"] == 60, "half of the split is left to the audit, whatever would be better"
+    assert cell.images == 60 and (60 * cell.search) == pytest.approx(round(60 * cell.search)), "the metric's"
+    assert all(0.0 < score < 1.0 for _, score in cell.improvements)
+    text = (tmp_path / "a" / "compare.md").read_text(encoding="utf-8")
+    assert (
+        "*search* (16 images while searching by the outputs' agreement with the original's, in which *to best* is, up "
+        "to 60 for the best 2 plans of a search) chose the plan"
+    ) in text
+    assert "best agreement with the original so far on search" in (tmp_path / "a" / "curves.svg").read_text()
+
+
 def test_finalists_are_trained_where_that_is_asked_for(at: Path, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "sparsify": {"recalibration": "64", "images": "30", "halving": "0.25"}}
+    settings = {**SETTINGS, "sparsify": {**SETTINGS["sparsify"], "images": "30", "halving": "0.25"}}
     asked: dict[str, Any] = {"agents": ("random",), "seeds": 1, "evaluations": 20, "epochs": 1, "out": tmp_path / "a"}
     report = compared(settings=settings, **asked)
     assert any(note.startswith("The finalists of each search were trained for 0.25 epochs") for note in report.notes)
@@ -272,7 +289,7 @@ def test_finished_cells_are_skipped_and_a_new_agent_is_all_that_is_run(again: An
         {"evaluations": 11},
         {"seed": 5},
         {"epochs": 0},
-        {"settings": {**SETTINGS, "sparsify": {"recalibration": "32", "images": "50"}}},
+        {"settings": {**SETTINGS, "sparsify": {**SETTINGS["sparsify"], "recalibration": "32"}}},
         {"settings": {**SETTINGS, "finetune": {"lr": "0.01"}}},
         {"settings": {**SETTINGS, "agent": {"low": "0.9"}}},
     ],
