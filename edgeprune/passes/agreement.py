@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import BadModel
+from edgeprune.errors import BadModel, BadOption
 from edgeprune.model import Predict
 from edgeprune.tasks.base import Task
 
 TEMPERATURE = 4.0
 """Softens outputs, as in distillation: at 1 a few images with a confident mistake decide the whole distance."""
+MOST = 1e9
+"""Bytes of outputs that are kept, at most: a detector's heads are large."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,10 @@ class Agreement:
 
 
 def agreement(task: Task, predict: Predict, indices: Sequence[int]) -> Agreement:
-    """Ask the original. Raises BadModel where the task's distance does not tell its outputs from their mean."""
-    wanted = _answers(task, predict, indices)
+    """Ask the original. Raises BadModel where the task's distance does not tell its outputs from their mean, BadOption
+    where its outputs would take more memory than MOST.
+    """
+    wanted = _answers(task, predict, indices, MOST)
     total = sum(len(part) for part in wanted)
     mean = torch.stack([part.sum(0) for part in wanted]).sum(0) / max(total, 1)
     spread = distance(task, [mean.expand_as(part) for part in wanted], wanted)
@@ -64,12 +68,18 @@ def distance(task: Task, found: Sequence[torch.Tensor], wanted: Sequence[torch.T
                    for left, right in zip(found, wanted, strict=True)) / max(total, 1)  # fmt: skip
 
 
-def _answers(task: Task, predict: Predict, indices: Sequence[int]) -> list[torch.Tensor]:
+def _answers(task: Task, predict: Predict, indices: Sequence[int], most: float = np.inf) -> list[torch.Tensor]:
     """Return a model's outputs for images of the search split, in the batches that the task asks in."""
     parts: list[torch.Tensor] = []
 
     def asked(images: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs = predict(images)
+        each = outputs.nbytes / max(len(outputs), 1)
+        if each * len(indices) > most:
+            raise BadOption(
+                f"agreement keeps the original's outputs, {each * len(indices) / 1e9:.1f} GB of {len(indices)} images; "
+                f"give --set sparsify.images={max(1, int(most / each))} or fewer, or sparsify.objective=metric"
+            )
         parts.append(torch.from_numpy(outputs))
         return outputs
 

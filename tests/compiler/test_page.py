@@ -148,6 +148,19 @@ def test_finalists_that_were_trained_have_their_score_and_how_long() -> None:
     rows = [row.model_copy(update={"trained": None, "epochs": 0.0}) for row in rows]
     text = words(render(report(search=search.model_copy(update={"finalists": rows}))))
     assert "until it was clear which is the best; the first was taken." in text and "epochs Cost" not in text
+    assert "Best score, before fine-tuning" in text and "Score while searching" in text
+    assert "scored again on more and more images that the search did not look at, until" in text
+
+
+def test_what_was_searched_by_agreement_is_called_so() -> None:
+    search = report().search
+    assert search is not None
+    one = FinalistRow(plan="8-16", cost=0.5, searched=0.8, score=0.79, images=4000)
+    changes = {"objective": "agreement", "finalists": [one, one]}
+    text = words(render(report(search=search.model_copy(update=changes))))
+    assert "Best agreement with the original" in text and "Agreement while searching Score" in text
+    assert "found by how near their outputs stay to the original's, scored by the metric on more and more" in text
+    assert "Best score, before fine-tuning" not in text and "Score while searching" not in text
 
 
 @pytest.mark.parametrize(

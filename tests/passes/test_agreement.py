@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeprune.errors import BadModel
+from edgeprune.errors import BadModel, BadOption
 from edgeprune.passes.agreement import TEMPERATURE, Agreement, agreement
 from edgeprune.report import Score
 
@@ -66,6 +66,17 @@ def test_images_that_were_not_asked_for_have_no_say() -> None:
     moved = LOGITS.copy()
     moved[30:] = 0.0
     assert told(images=30).of(answers(moved)) == 1.0 > told().of(answers(moved))
+
+
+def test_outputs_that_do_not_fit_are_refused_with_how_many_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.passes.agreement.MOST", 1200.0)
+    assert told(images=30).of(answers(LOGITS)) == 1.0
+    with pytest.raises(BadOption) as raised:
+        told(images=31)
+    assert str(raised.value) == (
+        "agreement keeps the original's outputs, 0.0 GB of 31 images; give --set sparsify.images=30 or fewer, or "
+        "sparsify.objective=metric"
+    )
 
 
 def test_an_original_that_always_says_the_same_can_tell_no_plans_apart() -> None:
