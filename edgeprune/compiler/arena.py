@@ -184,8 +184,8 @@ class Arena:
         if name not in self._judges:
             judge = Judge(
                 self.original, self.rows.groups, self._ranking, self.context, step.surgery, total=step.evaluations,
-                images=self.usual.images, recalibration=step.recalibration, arithmetic=step.arithmetic,
-                reconstruction=step.reconstruction, objective=step.aims_at(self.task),
+                images=self.usual.looks_at(step.objective), recalibration=step.recalibration,
+                arithmetic=step.arithmetic, reconstruction=step.reconstruction, objective=step.objective,
             )  # fmt: skip
             self._judges[name] = judge, self._journal(f"compared-{by}-{step.scoring(judge)}")
         return self._judges[name]

@@ -62,7 +62,7 @@ def assemble(
         metric=arena.task.metric,
         target=request.target,
         evaluations=arena.usual.evaluations,
-        images=min(arena.usual.images, len(arena.task.choosing)),
+        images=min(arena.usual.looks_at(arena.usual.objective), len(arena.task.choosing)),
         finalists=seats(arena.usual.finalists, arena.usual.evaluations, arena.usual.objective),
         objective=arena.usual.objective,
         epochs=methods[0].finetune.epochs,
@@ -160,8 +160,9 @@ def _notes(arena: Arena, methods: Sequence[Method], found: Sequence[Finding], se
         "Seeds vary the agent and the order of fine-tuning, not the images: intervals tell what another seed would "
         f"give on these {len(task.withheld)} audit images, not what other images would.",
     ]
-    if len(task.choosing) < arena.usual.images:
-        notes.append(f"sparsify.images asked for {arena.usual.images} images; {len(task.choosing)} choose, so that as "
+    wanted = arena.usual.looks_at(arena.usual.objective)
+    if len(task.choosing) < wanted:
+        notes.append(f"sparsify.images asked for {wanted} images; {len(task.choosing)} choose, so that as "
                      "many are left to audit.")  # fmt: skip
     if seeds < 2:
         notes.append("One seed: there is no spread, so no interval and no test; give --seeds 3 or more.")

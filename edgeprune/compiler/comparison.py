@@ -35,6 +35,7 @@ from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Progress, Silent
 from edgeprune.passes.finalists import seats
+from edgeprune.passes.judging import IMAGES
 from edgeprune.passes.pool import Pool
 from edgeprune.passes.sparsify import Sparsify
 from edgeprune.profiles import board as boards
@@ -130,9 +131,10 @@ def choosing(step: Sparsify, evaluations: int) -> int:
     """Return how many images had better choose: those that a search of so many evaluations scores its plans on, and
     more where it has finalists.
     """
+    images = step.looks_at(step.objective)
     if seats(step.finalists, evaluations, step.objective) < 2:
-        return step.images
-    return max(_WIDER * step.images, Sparsify.images if step.objective == "agreement" else 0)
+        return images
+    return max(_WIDER * images, IMAGES["metric"] if step.objective == "agreement" else 0)
 
 
 def _run(contest: Contest, arena: Arena, tools: Toolbox, progress: Progress) -> Comparison:

@@ -1,7 +1,7 @@
 """Which criterion channels are ranked by: the one by which a global ranking leaves the most, measured.
 
 No criterion is the best everywhere: of ResNet-56 at half its MACs ``l1`` leaves 85.5 % and ``taylor`` 84.1, of
-ResNet-20 63.6 and 68.7 (benchmarks/results/compare.md). Two evaluations each tell which.
+ResNet-20 63.6 and 68.7 (benchmarks/results/agreement.md). Two evaluations each tell which.
 """
 
 from __future__ import annotations

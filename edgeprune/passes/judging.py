@@ -31,6 +31,8 @@ Operate = Callable[[TorchModel, Sequence[Group], Widths, importance.Scores], Sur
 """What a plan does to a model: ``Sparsify.surgery``."""
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+IMAGES: Mapping[Objective, int] = {"metric": 2000, "agreement": 256}
+"""Of the search split, what plans are searched by where nothing else is said."""
 
 
 @dataclass(frozen=True)

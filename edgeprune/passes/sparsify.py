@@ -22,7 +22,7 @@ from edgeprune.passes.base import Context, Pass
 from edgeprune.passes.criteria import Arranged, Measured
 from edgeprune.passes.finalists import Settle
 from edgeprune.passes.halving import Halving
-from edgeprune.passes.judging import OBJECTIVES, Judge
+from edgeprune.passes.judging import IMAGES, OBJECTIVES, Judge
 from edgeprune.passes.ways import ARITHMETICS, Arithmetic
 from edgeprune.profiles.board import Board
 from edgeprune.report import Objective
@@ -39,23 +39,25 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     """Search a plan under absolute ceilings and apply it.
 
     ``limits`` are (quantity, ceiling) pairs on ``macs``, ``parameters`` or what ``tallies`` tell of the target, held by
-    the action wall. ``evaluations``
-    counts every true evaluation of this search: those of the baselines that make the warm start, and the sensitivity
-    table two of them share, included. An evaluation cuts the model, re-estimates its batch norms on ``recalibration``
-    training images and scores ``images`` images of the search split; evaluations run in parallel, one thread each, in
-    bf16 where ``arithmetic`` is ``auto``, the processor has it and the model's outputs do not suffer by it. Where the
-    split holds more images, the best ``finalists`` plans (one for each ten evaluations at most) are scored again on
-    more and more of those that the search did not look at, until it is clear which is the best or all are scored; no
-    new plan is among them. Where less than half as many images are left, the search's own scores stand.
-    With ``halving`` the finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them
-    for twice as many, and so on to the last, by ``training``, a pass that trains for one epoch, however long; eight
-    finalists at a quarter of an epoch cost six epochs in all.
+    the action wall. ``evaluations`` counts every true evaluation of this search: those of the baselines that make the
+    warm start, and the sensitivity table two of them share, included. An evaluation cuts the model, re-estimates its
+    batch norms on ``recalibration`` training images and runs ``images`` images of the search split (None: 2000, or 256
+    by agreement); evaluations run in parallel, one thread each, in bf16 where ``arithmetic`` is ``auto``, the processor
+    has it and the model's outputs do not suffer by it.
+
     ``criterion`` says which channels of a group go first; ``auto`` takes the better of two by two evaluations each,
-    which are among those of the search (see ``edgeprune.passes.criteria``).
-    ``objective`` is what an evaluation tells of a plan: the task's score (``metric``), or ``agreement``, how near its
-    outputs stay to the original's, by the distance that distillation minimises. Of a classifier a tenth of the images
-    then tell as much. The finalists are scored by the metric in any case, and with a reward that weighs accuracy
-    against cost all plans are.
+    which are among those of the search (see ``edgeprune.passes.criteria``). ``objective`` is what an evaluation tells
+    of a plan: the task's score (``metric``), or ``agreement``, how near its outputs stay to the original's, by the
+    distance that distillation minimises, of which few images tell more. A reward that weighs accuracy against cost is
+    told the metric in any case.
+
+    The best ``finalists`` plans (one for each ten evaluations at most) are scored by the metric on more and more images
+    that the search did not look at, until it is clear which is the best or all are scored; no new plan is among them.
+    Where a search by the metric leaves less than half as many images, its own scores stand. With ``halving`` the
+    finalists are trained for so many epochs (0.25 is a quarter of one), the better half of them for twice as many, and
+    so on to the last, by ``training``, a pass that trains for one epoch, however long; eight finalists at a quarter of
+    an epoch cost six epochs in all.
+
     ``aligned`` offers only widths at the target's widest channel multiple, for goals on the clock. A learning agent
     is started from the best plans of uniform, a global ranking, random, greedy and knapsack.
 
@@ -86,7 +88,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     limits: tuple[tuple[str, float], ...] = ()
     criterion: str = criteria.AUTO
     recalibration: int = 1024
-    images: int = 2000
+    images: int | None = None
     finalists: int = 8
     halving: float = 0.0
     training: Pass[TorchModel, TorchModel] | None = None
@@ -108,8 +110,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     def __post_init__(self) -> None:
         criteria.require_known(self.criterion)
         for option, least in (("evaluations", 1), ("recalibration", 0), ("images", 1), ("finalists", 1)):
-            if getattr(self, option) < least:
-                raise ValueError(f"{option} must be at least {least}, not {getattr(self, option)}")
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ValueError(f"{option} must be at least {least}, not {value}")
         if self.mixed and (self.granularity != "channel" or not self.recalibration):
             raise ValueError("mixed wants granularity=channel, and recalibration above 0 for the ranges of int8")
         if self.halving < 0.0:
@@ -143,6 +146,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         weighed = any(reward.name != "constrained" for reward in self.rewards())
         return "metric" if weighed or task.name == "synthetic" else self.objective
 
+    def looks_at(self, objective: Objective) -> int:
+        """Return how many images of the search split plans are searched by, where there are as many."""
+        return IMAGES[objective] if self.images is None else self.images
+
     def rules(self) -> Rules:
         """Return how an episode is played, as far as the options tell."""
         return Rules(self.actions, self.observation, self.rewards()[0])
@@ -170,9 +177,10 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         """Return the ranking by a criterion, and who judges plans that go by it."""
         assert ctx.task is not None
         ranking = replace(self, criterion=criterion).ranking(model, cost.groups, ctx.task, ctx.seed)
+        objective = self.aims_at(ctx.task)
         judge = Judge(
-            model, cost.groups, ranking, ctx, self.surgery, images=self.images, recalibration=self.recalibration,
-            arithmetic=self.arithmetic, objective=self.aims_at(ctx.task), total=self.evaluations,
+            model, cost.groups, ranking, ctx, self.surgery, images=self.looks_at(objective),
+            recalibration=self.recalibration, arithmetic=self.arithmetic, objective=objective, total=self.evaluations,
             reconstruction=self.reconstruction, lowered=self._lowered() if self.mixed else None,
         )
         by = criterion if self.granularity == "channel" else self.granularity
@@ -249,7 +257,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         measured = self.measured(model, space, ctx)
         by, judge = measured.taken, measured.taken.judge
         space = replace(space, importance=by.ranking)
-        ctx.record("criterion", by.criterion)
+        ctx.record("criterion", by.criterion if self.granularity == "channel" else None)
         ctx.record("arithmetic", str(judge.way))
         ctx.record("objective", judge.objective)
         spent = sum(map(len, measured.lost.values()))

@@ -48,7 +48,7 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top-1 accuracy"
-    searching: ClassVar[Mapping[str, Any]] = {"objective": "agreement", "images": 256}
+    searching: ClassVar[Mapping[str, Any]] = {"objective": "agreement"}
 
     data: Path
     size: int | tuple[int, int] | None = None
