@@ -10,7 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -47,13 +47,12 @@ class Evaluator:
     ``score`` takes new plans and yields one finite score each, in order, higher is better; the driver evaluates them in
     parallel behind it. ``memo`` is the driver's journal by ``key(widths)``: a score found there costs no time, but
     counts as an evaluation when it is first asked for, so that a resumed run takes the same decisions. Each score is
-    written to it as it arrives; those of plans that this run ``made`` before are not ``resumed``. ``limit`` is for the
-    whole run.
+    written to it as it arrives. ``limit`` is for the whole run.
     """
 
     def __init__(self, score: Callable[[Sequence[Widths]], Iterable[float]], limit: int,
-                 memo: MutableMapping[str, float], made: Collection[Widths] = ()) -> None:
-        self._score, self._memo, self.limit, self._made = score, memo, limit, frozenset(made)
+                 memo: MutableMapping[str, float]) -> None:
+        self._score, self._memo, self.limit = score, memo, limit
         self.known: dict[Widths, float] = {}
         self.history: list[tuple[str, Widths, float]] = []
         self.spent: Counter[str] = Counter()
@@ -74,14 +73,13 @@ class Evaluator:
         allowed = self.left if most is None else min(most, self.left)
         new = list(dict.fromkeys(plan for plan in batch if plan not in self.known))[:max(allowed, 0)]
         fresh = [plan for plan in new if key(plan) not in self._memo]
-        written = {key(plan) for plan in (*fresh, *self._made)}
         started = time.perf_counter()
         for plan, score in zip(fresh, self._score(fresh) if fresh else (), strict=True):
             if not math.isfinite(score):
                 raise BadModel(f"the score of plan {key(plan)} is not finite ({score}); check the task's score")
             self._memo[key(plan)] = float(score)
         self.seconds += time.perf_counter() - started
-        self.resumed += sum(key(plan) not in written for plan in new)
+        self.resumed += len(new) - len(fresh)
         for plan in new:
             self.known[plan] = self._memo[key(plan)]
             self.history.append((searcher, plan, self.known[plan]))

@@ -6,14 +6,13 @@ ResNet-20 63.6 and 68.7 (benchmarks/results/agreement.md). Two evaluations each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edgeprune import importance
-from edgeprune.agents.base import Evaluator, key
+from edgeprune.agents.base import Account, Evaluator, Trace
 from edgeprune.agents.global_ranking import plans
 from edgeprune.agents.space import Space
-from edgeprune.groups import Widths
 from edgeprune.passes.judging import Judge
 
 AUTO = "auto"
@@ -27,43 +26,24 @@ FEW = 20
 
 @dataclass(frozen=True)
 class Arranged:
-    """A criterion, its ranking, who judges plans by it, and the journal of those scores; ``name`` tells all that
-    decides them.
+    """A criterion, its ranking, who judges plans by it, and who counts and remembers those evaluations; ``name`` tells
+    all that decides their scores.
     """
 
     criterion: str
     ranking: importance.Scores
     judge: Judge
     name: str
-    memo: MutableMapping[str, float]
+    evaluator: Evaluator
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was chosen, by the ``scores`` of the plans tried for each criterion: none where there was no choice.
-
-    Of those of the others ``resumed`` were read from a journal; ``made`` are those of the one taken that were not.
-    """
+    """What was chosen, and instead of which; ``traces`` are of the plans that told, none where there was no choice."""
 
     taken: Arranged
-    scores: Mapping[str, Mapping[Widths, float]]
-    resumed: int = 0
-    made: Sequence[Widths] = ()
-
-    @property
-    def kept(self) -> list[Widths]:
-        """The plans of the criterion taken: their scores are the search's own."""
-        return list(self.scores.get(self.taken.criterion, ()))
-
-    @property
-    def lost(self) -> dict[str, Mapping[Widths, float]]:
-        """The scores by the other criteria: true evaluations that no search can use."""
-        return {name: scores for name, scores in self.scores.items() if name != self.taken.criterion}
-
-
-def searcher(criterion: str) -> str:
-    """Return what the report calls who asked for the plans of a criterion."""
-    return f"global-ranking by {criterion}"
+    lost: tuple[Arranged, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
 
 def require_known(criterion: str) -> None:
@@ -81,16 +61,23 @@ def candidates(criterion: str, evaluations: int, told: bool) -> Sequence[str]:
 
 
 def measure(names: Sequence[str], arrange: Callable[[str], Arranged], space: Space) -> Measured:
-    """Return the best of the criteria ``names`` by the plans of its global ranking under the ceilings of ``space``."""
+    """Return the best of the criteria ``names`` by the plans of its global ranking under the ceilings of ``space``.
+
+    Evaluations by the others are of no use to the search, and taken off the limit of the one that is.
+    """
     if len(names) == 1:
-        return Measured(arrange(names[0]), {})
-    tried: list[tuple[Arranged, dict[Widths, float], list[Widths]]] = []
-    for one in map(arrange, names):
-        ranked = plans(replace(space, importance=one.ranking))
-        made = [widths for widths in ranked if key(widths) not in one.memo]
-        with one.judge.running(len(ranked)):
-            scores = Evaluator(one.judge.scores, len(ranked), one.memo).scores(ranked, searcher(one.criterion))
-        tried.append((one, dict(zip(ranked, scores, strict=True)), made))
-    best = max(tried, key=lambda each: max(each[1].values()))
-    resumed = sum(len(each[1]) - len(each[2]) for each in tried if each is not best)
-    return Measured(best[0], {one.criterion: scores for one, scores, _ in tried}, resumed, best[2])
+        return Measured(arrange(names[0]))
+    tried = list(map(arrange, names))
+    traces = tuple(_ranked(one, replace(space, importance=one.ranking)) for one in tried)
+    best = max(range(len(tried)), key=lambda at: max(asked.score for asked in traces[at].asked))
+    lost = tuple(one for at, one in enumerate(tried) if at != best)
+    tried[best].evaluator.limit -= sum(len(one.evaluator.known) for one in lost)
+    return Measured(tried[best], lost, traces)
+
+
+def _ranked(one: Arranged, space: Space) -> Trace:
+    account = Account(space, one.evaluator, f"global-ranking by {one.criterion}", one.evaluator.limit)
+    ranked = plans(space)
+    with one.judge.running(len(ranked)):
+        account.scores(ranked)
+    return account.trace()

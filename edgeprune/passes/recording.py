@@ -10,7 +10,6 @@ from edgeprune.agents.base import Evaluator, Space, Trace, key
 from edgeprune.groups import CostModel, Group, Widths
 from edgeprune.mixed import MARK, parted
 from edgeprune.model import TorchModel
-from edgeprune.passes import criteria
 from edgeprune.passes.base import Context
 from edgeprune.passes.criteria import Measured
 from edgeprune.passes.finalists import Election
@@ -54,32 +53,23 @@ def record(
     ctx: Context,
     space: Space,
     measured: Measured,
-    evaluator: Evaluator,
     baselines: Sequence[Trace],
     found: Sequence[Trace],
     elected: Election,
     seconds: float,
 ) -> None:
-    """Tell the report all that a search found, in ``seconds`` without the choice of a criterion and the finalists."""
+    """Tell the report all that a search found, in ``seconds`` without rankings by criteria and the finalists."""
+    evaluator, lost = measured.taken.evaluator, measured.lost
+    evaluators = [*(one.evaluator for one in lost), evaluator]
     quantity, limit = next(iter(space.limits.items()))
     target = limit / space.cost.full[quantity]
 
     def share(widths: Widths) -> float:
         return space.cost.cost(widths)[quantity] / space.cost.full[quantity]
 
-    lost = [
-        (criteria.searcher(criterion), widths, score)
-        for criterion, scores in measured.lost.items() for widths, score in scores.items()
-    ]  # fmt: skip
-    by_criterion = [
-        SearcherRow(name=criteria.searcher(criterion), target=target, evaluations=len(scores),
-                    best=max(scores.values()), cost=share(max(scores, key=scores.__getitem__)))
-        for criterion, scores in measured.scores.items()
-    ]  # fmt: skip
     ctx.record(
         "searchers",
-        by_criterion
-        + [
+        [
             SearcherRow(
                 name=t.searcher,
                 target=target,
@@ -87,17 +77,18 @@ def record(
                 best=t.best.score if t.best else None,
                 cost=share(t.best.widths) if t.best else None,
             )
-            for t in [*baselines, *found]
+            for t in [*measured.traces, *baselines, *found]
         ],
     )
     ctx.record(
         "history",
         [
             Evaluation(searcher=searcher, target=target, cost=share(widths), score=score)
-            for searcher, widths, score in [*lost, *evaluator.history]
+            for one in evaluators
+            for searcher, widths, score in one.history
         ],
     )
-    asked = [f"{criterion}:{key(widths)}" for criterion, scores in measured.lost.items() for widths in scores]
+    asked = [f"{one.criterion}:{key(widths)}" for one in lost for widths in one.evaluator.known]
     ctx.record("asked", asked + [key(widths) for widths in evaluator.known])
     ctx.record(
         "finalists",
@@ -111,8 +102,8 @@ def record(
         "agent": found[0].searcher,
         "quantity": quantity,
         "target": target,
-        "evaluations": len(evaluator.known) + len(lost),
-        "resumed": evaluator.resumed + measured.resumed,
+        "evaluations": sum(len(one.known) for one in evaluators),
+        "resumed": sum(one.resumed for one in evaluators),
         "warm_start": elected.start,
         "best": elected.best,
         "images": elected.images,

@@ -185,7 +185,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         )
         by = criterion if self.granularity == "channel" else self.granularity
         name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
-        return Arranged(criterion, ranking, judge, name, ctx.journal(f"plans-{name}"))
+        evaluator = Evaluator(judge.scores, self.evaluations, ctx.journal(f"plans-{name}"))
+        return Arranged(criterion, ranking, judge, name, evaluator)
 
     def measured(self, model: TorchModel, space: Space, ctx: Context) -> Measured:
         """Return the criterion: the one asked for, or the better of several by two evaluations each."""
@@ -255,15 +256,12 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         cost = self.offering(cost)
         space = Space(cost, dict(self.limits))
         measured = self.measured(model, space, ctx)
-        by, judge = measured.taken, measured.taken.judge
+        by, judge, evaluator = measured.taken, measured.taken.judge, measured.taken.evaluator
         space = replace(space, importance=by.ranking)
         ctx.record("criterion", by.criterion if self.granularity == "channel" else None)
         ctx.record("arithmetic", str(judge.way))
         ctx.record("objective", judge.objective)
-        spent = sum(map(len, measured.lost.values()))
-        evaluator = Evaluator(judge.scores, self.evaluations - spent, by.memo, measured.made)
-        evaluator.scores(measured.kept, criteria.searcher(by.criterion))
-        started = time.perf_counter()
+        started = time.perf_counter() - evaluator.seconds  # what it evaluated for the criterion is the search's own
         with judge.running():
             rules = playing.informed(self.rules(), ctx, space, evaluator)
             env = SparsityEnv(space, evaluator, rules=rules)
@@ -279,7 +277,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
                 f"{self.evaluations} evaluations found no plan under the ceiling; raise --evaluations"
             )
         best = elected.widths
-        recording.record(ctx, space, measured, evaluator, baselines, found, elected, seconds)
+        recording.record(ctx, space, measured, baselines, found, elected, seconds)
         target = next(iter(space.limits.values())) / cost.full[next(iter(space.limits))]
         for name, value in playing.facts(rules, self.warm, self.rewards(), found, target).items():
             ctx.record(name, value)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from networks import toy
 
-from edgeprune.agents.base import key
+from edgeprune.agents.base import Evaluator, key
 from edgeprune.agents.global_ranking import plans
 from edgeprune.agents.space import Space
 from edgeprune.errors import BadOption
@@ -21,6 +21,7 @@ from edgeprune.tracing import trace
 
 COST = trace(toy("Residual"))
 SPACE = Space(COST, {"macs": 0.6 * COST.full["macs"]})
+LIMIT = 30
 
 
 class Judge:
@@ -48,7 +49,8 @@ def arranged(scores: dict[str, float], memo: dict[str, Any] | None = None) -> tu
         rng = np.random.default_rng(list(scores).index(name))
         ranking = {group.name: rng.random(group.channels) for group in COST.groups}
         found: Any = judges[name]
-        return Arranged(name, ranking, found, name, {} if memo is None else memo.setdefault(name, {}))
+        known: dict[str, float] = {} if memo is None else memo.setdefault(name, {})
+        return Arranged(name, ranking, found, name, Evaluator(found.scores, LIMIT, known))
 
     return judges, arrange
 
@@ -58,12 +60,17 @@ def test_the_criterion_whose_ranking_scores_best_is_taken(better: str) -> None:
     judges, arrange = arranged({name: 0.9 if name == better else 0.8 for name in CANDIDATES})
     found = measure(CANDIDATES, arrange, SPACE)
     assert found.taken.criterion == better
-    assert list(found.lost) == [name for name in CANDIDATES if name != better]
-    for name in CANDIDATES:
+    (other,) = found.lost
+    assert {better, other.criterion} == set(CANDIDATES)
+    assert [one.searcher for one in found.traces] == [f"global-ranking by {name}" for name in CANDIDATES]
+    for name, told in zip(CANDIDATES, found.traces, strict=True):
         own = plans(Space(COST, SPACE.limits, arrange(name).ranking))
-        assert judges[name].asked == own == list(found.scores[name]) and 1 <= len(own) <= 2
-    assert found.kept == list(found.made) == judges[better].asked
-    assert found.resumed == 0
+        assert judges[name].asked == own == [one.widths for one in told.asked] and told.spent == len(own)
+        assert judges[name].running_for == [len(own)]
+    assert list(found.taken.evaluator.known) == judges[better].asked
+    spent = len(judges["taylor"].asked) + len(judges["l1"].asked)
+    assert found.taken.evaluator.left == LIMIT - spent, "what the other was asked for is paid by the search"
+    assert found.taken.evaluator.resumed == other.evaluator.resumed == 0
 
 
 def test_of_equals_the_first_is_taken() -> None:
@@ -72,19 +79,21 @@ def test_of_equals_the_first_is_taken() -> None:
 
 def test_what_a_journal_knows_is_not_scored_again() -> None:
     memo: dict[str, Any] = {}
-    first = measure(CANDIDATES, arranged({"taylor": 0.5, "l1": 0.6}, memo)[1], SPACE)
+    measure(CANDIDATES, arranged({"taylor": 0.5, "l1": 0.6}, memo)[1], SPACE)
     judges, arrange = arranged({"taylor": 0.9, "l1": 0.1}, memo)
     again = measure(CANDIDATES, arrange, SPACE)
     assert [judge.asked for judge in judges.values()] == [[], []]
-    assert (again.scores, again.taken.criterion) == (first.scores, "l1")
-    assert again.resumed == len(first.lost["taylor"]) and list(again.made) == []
-    assert {key(plan) for plan in again.kept} == set(memo["l1"])
+    assert again.taken.criterion == "l1"
+    for one in (again.taken, *again.lost):
+        assert {key(plan) for plan in one.evaluator.known} == set(memo[one.criterion])
+        assert one.evaluator.resumed == len(memo[one.criterion])
 
 
 def test_a_single_criterion_costs_nothing() -> None:
     judges, arrange = arranged({"l1": 0.5})
     found = measure(("l1",), arrange, SPACE)
-    assert judges["l1"].asked == [] and found.scores == {} and found.kept == [] and found.lost == {}
+    assert judges["l1"].asked == [] and (found.lost, found.traces) == ((), ())
+    assert found.taken.evaluator.left == LIMIT
 
 
 def test_who_cannot_spare_evaluations_or_has_no_data_tries_none() -> None:
