@@ -249,6 +249,7 @@ def test_a_search_by_agreement_looks_at_few_images_and_its_finalists_at_all_by_t
     with judge.running():
         same, half = judge.scores(plans)
     assert 0.0 < half < same == 1.0, "all channels agree, and half of them less"
+    assert abs(12 * half - round(12 * half)) > 1e-6, "no share of 12 images that are right"
     rows = facts["finalists"]
     best = sorted((row.score for row in facts["history"] if row.cost <= facts["target"]), reverse=True)
     assert set(best[:2]) <= {row.searched for row in rows} and rows[0].searched != rows[0].score
@@ -291,6 +292,12 @@ def test_rewards_that_weigh_accuracy_and_synthetic_images_are_told_the_metric(tm
     assert Sparsify(objective="agreement", reward="driving").aims_at(task) == "metric"
     assert Sparsify(objective="agreement").aims_at(synthetic) == "metric"
     assert Sparsify().aims_at(task) == "metric"
+    assert [Sparsify().looks_at(objective) for objective in ("metric", "agreement")] == [2000, 256]
+    assert Sparsify(images=5).looks_at("metric") == Sparsify(images=5).looks_at("agreement") == 5
+    ctx, _ = context(tmp_path, toy("Residual"), task=Answers(toy("Residual"), 300))
+    weighing = Sparsify(objective="agreement", reward="driving")
+    judge = weighing.arranged("l1", toy("Residual"), trace(toy("Residual")), ctx).judge
+    assert judge.images == 300, "a metric of 256 images would be noise"
     with pytest.raises(ValueError, match="objective 'agree' is not one of metric, agreement"):
         Sparsify(objective="agree")
 
