@@ -59,6 +59,8 @@ class Arena:
         )  # fmt: skip
         self.told = ""
         """The table that searches go by, if any."""
+        self.tried: tuple[str, ...] = ()
+        """The criteria that the usual one was chosen from, where it was."""
         self._judges: dict[str, tuple[Judge, MutableMapping[str, float]]] = {}
 
     def aim(self, path: Path) -> None:
@@ -77,9 +79,10 @@ class Arena:
         """
         step = dataclasses.replace(self.usual, limits=tuple(sorted(ceiling.limits.items())))
         ctx = dataclasses.replace(self.context, workspace=self.store.folder)
-        found = step.measured(self.original, Space(self.rows, ceiling.limits), ctx).taken.criterion
-        self.usual = dataclasses.replace(self.usual, criterion=found)
-        return found
+        found = step.measured(self.original, Space(self.rows, ceiling.limits), ctx)
+        self.usual = dataclasses.replace(self.usual, criterion=found.taken.criterion)
+        self.tried = tuple(sorted(one.criterion for one in (found.taken, *found.lost))) if found.lost else ()
+        return found.taken.criterion
 
     def limits(self, cell: Cell) -> dict[str, float]:
         """Return the ceilings that a cell searches under. Without measured cost the share of the latency that its

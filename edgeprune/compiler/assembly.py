@@ -153,6 +153,22 @@ def _still(found: Sequence[Finding], label: str) -> bool:
     return len({(f.budget, f.plan) for f in mine}) == len({f.budget for f in mine})
 
 
+def _searched(arena: Arena) -> list[str]:
+    """Say by what all cells were searched, where that is not as usual."""
+    notes = []
+    if arena.tried:
+        tried = " and ".join(arena.tried)
+        notes.append(f"Channels go by {arena.usual.criterion} in all cells: of {tried} the one whose global ranking did "
+                     "best, by two evaluations each that no method is charged with.")  # fmt: skip
+    if arena.usual.halving:
+        notes.append(f"The finalists of each search were trained for {arena.usual.halving:g} epochs, the better half "
+                     "of them for twice as many, and so on: the last one was taken, untrained.")  # fmt: skip
+    if arena.told:
+        notes.append(f"Ceilings on latency are on what {arena.told} tells of float32 graphs; all widths are such as "
+                     "the target likes.")  # fmt: skip
+    return notes
+
+
 def _notes(arena: Arena, methods: Sequence[Method], found: Sequence[Finding], several: bool) -> list[str]:
     """Say what the figures do not say by themselves."""
     task, seeds = arena.task, len({f.seed for f in found})
@@ -173,13 +189,8 @@ def _notes(arena: Arena, methods: Sequence[Method], found: Sequence[Finding], se
     early = sorted({f.method for f in found if f.evaluations < arena.usual.evaluations})
     if early:
         notes.append(f"Ended by themselves before {arena.usual.evaluations} evaluations: {', '.join(early)}.")
-    if arena.usual.halving:
-        notes.append(f"The finalists of each search were trained for {arena.usual.halving:g} epochs, the better half "
-                     "of them for twice as many, and so on: the last one was taken, untrained.")  # fmt: skip
+    notes += _searched(arena)
     notes += [sentence for ablation, sentence in _LEFT_OUT.items() if any(m.ablation == ablation for m in methods)]
-    if arena.told:
-        notes.append(f"Ceilings on latency are on what {arena.told} tells of float32 graphs; all widths are such as "
-                     "the target likes.")  # fmt: skip
     if not several:
         notes.append("One budget: nothing to fit the score against sparsity, or time against size.")
     if any(f.measurement is not None and f.measurement.noisy for f in found):

@@ -1,8 +1,8 @@
 """How near a plan's outputs stay to the original's: what a few images tell of a plan, and labels only of many.
 
 Whether an image is right is one bit, and two plans that differ by a point differ in one image of a hundred. Outputs
-differ in every image. On ResNet-56 at half its MACs the order of the better plans by their distance on 100 images
-follows that of their accuracy on others as closely as accuracy on 1,000 images does (benchmarks/results/agreement.md).
+differ in every image. On ResNet-56 at half its MACs the order of the better plans by their distance on 100 images is
+nearer to that of their accuracy on others than the order by accuracy on 400 is (benchmarks/results/agreement.md).
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ from edgeprune.report import Objective
 CLEAR = 1.96
 """Standard errors that a drop must exceed: 95 % where drops are normal."""
 FEW = 4
-"""Times as many images as a search by agreement looks at: fewer tell less by the metric (see ``agreement``)."""
+"""By how much the images of heats grow after a search by agreement: as few as that looks at tell little by the metric
+(see ``agreement``).
+"""
 SHARE = 10
 """Evaluations of a search for each of its finalists: scoring those again is to cost little beside it."""
 

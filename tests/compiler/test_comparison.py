@@ -174,6 +174,8 @@ def test_a_search_by_agreement_is_compared_by_the_metric(at: Path, tmp_path: Pat
     assert n["search"] == n["audit"] == 60, "half of the split is left to the audit, whatever would be better"
     assert cell.images == 60 and (60 * cell.search) == pytest.approx(round(60 * cell.search)), "the metric's"
     assert all(0.0 < score < 1.0 for _, score in cell.improvements)
+    (told,) = (note for note in report.notes if note.startswith("Channels go by"))
+    assert report.options["sparsify"]["criterion"] in ("taylor", "l1") and "of l1 and taylor the one" in told
     text = (tmp_path / "a" / "compare.md").read_text(encoding="utf-8")
     assert (
         "*search* (16 images while searching by the outputs' agreement with the original's, in which *to best* is, up "
