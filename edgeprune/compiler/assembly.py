@@ -158,8 +158,8 @@ def _searched(arena: Arena) -> list[str]:
     notes = []
     if arena.tried:
         tried = " and ".join(arena.tried)
-        notes.append(f"Channels go by {arena.usual.criterion} in all cells: of {tried} the one whose global ranking did "
-                     "best, by two evaluations each that no method is charged with.")  # fmt: skip
+        notes.append(f"Channels go by {arena.usual.criterion} in all cells: of {tried} the one whose global ranking "
+                     "did best, by two evaluations each that no method is charged with.")  # fmt: skip
     if arena.usual.halving:
         notes.append(f"The finalists of each search were trained for {arena.usual.halving:g} epochs, the better half "
                      "of them for twice as many, and so on: the last one was taken, untrained.")  # fmt: skip
