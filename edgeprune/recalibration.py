@@ -1,21 +1,121 @@
 """Re-estimating batch-norm statistics: after a cut they describe activations that no longer exist.
 
 On CIFAR-10's ResNet-20 at half the MACs this alone lifted accuracy before fine-tuning from 16 % to 55 %.
+
+Statistics of a few hundred plain images are not those that a model was trained with: images were augmented then, and
+there were many more. Re-estimating those of an uncut ResNet-20 loses 3.8 points, of ResNet-56 2.5, on 100 images as on
+1,000. What the original's own norms see on the same images tells how far they are off, and how well each channel still
+moves with the original's tells how much of that to believe: the images are a sample with a control variate (Owen, Monte
+Carlo theory, section 8.9). Where a cut reaches nothing, statistics stay what they were.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _Norm = nn.modules.batchnorm._BatchNorm
+Kept = Mapping[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]]
+"""``Surgery.kept``: by module, (output, input) indices that are left of the original's, None for all."""
+_TINY = 1e-24
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What reaches a norm in one batch of n images: the mean and the mean square of every channel in every image, both
+    float32 (n, C), and over all of them the mean and the unbiased variance, (C,).
+    """
+
+    means: Tensor
+    squares: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    @staticmethod
+    def of(inputs: Tensor) -> Sample:
+        """Return that of inputs (n, C, ...)."""
+        values = inputs.detach().float()
+        space = tuple(range(2, values.ndim))
+        means, squares = (v.mean(space) if space else v for v in (values, values.square()))
+        mean, count = means.mean(0), values[:, :1].numel()
+        spread = (squares.mean(0) - mean.square()).clamp(min=0.0)
+        return Sample(means, squares, mean, spread * count / max(count - 1, 1))
+
+
+@dataclass(frozen=True)
+class Control:
+    """Statistics that a norm was trained with, (C,) each, and what reaches it on the images that others are
+    re-estimated on: in the first batch image by image, then of each batch the mean and the variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    first: Sample
+    batches: Sequence[tuple[Tensor, Tensor]]
+
+    def of(self, indices: Sequence[int] | None) -> Control:
+        """Return that of some channels, or of all."""
+        if indices is None:
+            return self
+        at = torch.tensor(indices)
+        first = Sample(self.first.means[:, at], self.first.squares[:, at], self.first.mean[at], self.first.variance[at])
+        return Control(self.mean[at], self.variance[at], first, [(mean[at], var[at]) for mean, var in self.batches])
+
+    def trust(self, first: Sample) -> tuple[Tensor, Tensor]:
+        """Return how far a cut norm's means and mean squares go along with these, from what reaches it in the first
+        batch: (C,) each, in [0, 1].
+        """
+        return _together(first.means, self.first.means), _together(first.squares, self.first.squares)
+
+    def corrected(self, batch: int, found: Sample, trust: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the mean and variance to be expected of a cut norm that ``found`` reached in a batch.
+
+        In units of its deviation, its mean is taken to be off as the original's is, and its variance by the same
+        factor, each as far as it is to be trusted: so much of the shift, and the factor to that power.
+        """
+        mean, variance = self.batches[batch]
+        live = (variance > 0.0) & (self.variance > 0.0)
+        known = variance.where(live, 1.0)
+        shift = (self.mean - mean) * (found.variance / known).sqrt()
+        factor = (self.variance / known).where(live, 1.0)
+        return found.mean + trust[0] * shift.where(live, 0.0), found.variance * factor ** trust[1]
+
+
+def controls(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Control]:
+    """Return by name what the norms of a trained module see in batches (n, C, H, W), and the statistics they have.
+
+    Norms that answer other than once a batch are left out. The module is in eval mode afterwards.
+    """
+    firsts: dict[str, Sample] = {}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    count = 0
+
+    def see(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
+        sample = Sample.of(inputs[0])
+        firsts.setdefault(name, sample)
+        found.setdefault(name, []).append((sample.mean, sample.variance))
+
+    module.eval()
+    norms = _norms(module)
+    with ExitStack() as hooks, torch.no_grad():
+        for name, norm in norms.items():
+            hooks.callback(norm.register_forward_pre_hook(partial(see, name)).remove)
+        for batch in batches:
+            module(batch)
+            count += 1
+    return {name: Control(*(part.clone() for part in _statistics(norms[name])), firsts[name], batchwise)
+            for name, batchwise in found.items() if len(batchwise) == count}  # fmt: skip
 
 
 def has_batch_norm(module: nn.Module) -> bool:
     """Return whether the module holds any batch norm with running statistics."""
-    return any(isinstance(part, _Norm) and part.track_running_stats for part in module.modules())
+    return bool(_norms(module))
 
 
 def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
@@ -34,22 +134,65 @@ def first_images(batches: Iterable[Tensor], count: int) -> list[Tensor]:
     return taken
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of every batch norm by their plain average over ``batches``, in place.
+def recalibrate(
+    module: nn.Module, batches: Iterable[Tensor], told: Mapping[str, Control] | None = None, kept: Kept | None = None
+) -> None:
+    """Replace the running statistics of every batch norm by those of ``batches``, in place.
 
-    Batches are float32 (n, C, H, W), n > 1. Only batch norms are put into training mode (dropout stays off); weights
-    do not change and the module is in eval mode afterwards.
+    Batches are float32 (n, C, H, W), n > 1. A norm of which the original's ``told`` on the very same batches has its
+    statistics corrected by that, as the channels that are ``kept`` of it; of all others they are the plain average over
+    batches. Only norms change (dropout stays off); weights do not, and the module is in eval mode afterwards.
     """
-    norms = [part for part in module.modules() if isinstance(part, _Norm) and part.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    norms, kept = _norms(module), kept or {}
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    own = {name: (told or {})[name].of(kept.get(name, (None, None))[0]) for name in norms if name in (told or {})}
+    trust: dict[str, tuple[Tensor, Tensor]] = {}
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in own}
+
+    def correct(name: str, norm: _Norm, inputs: tuple[Any, ...]) -> None:
+        sample = Sample.of(inputs[0])
+        if name not in trust:
+            trust[name] = own[name].trust(sample)
+        found[name].append(own[name].corrected(len(found[name]), sample, trust[name]))
+        _set(norm, *found[name][-1])
+
     module.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
-    with torch.no_grad():
+    with ExitStack() as hooks, torch.no_grad():
+        for name, norm in norms.items():
+            if name in own:
+                hooks.callback(norm.register_forward_pre_hook(partial(correct, name)).remove)
+            else:
+                norm.reset_running_stats()
+                norm.momentum = None  # cumulative average
+                norm.train()
         for batch in batches:
             module(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        for name, batchwise in found.items():
+            if batchwise:
+                _set(norms[name], *(torch.stack(values).mean(0) for values in zip(*batchwise, strict=True)))
+    for name, momentum in momenta.items():
+        norms[name].momentum = momentum
     module.eval()
+
+
+def _statistics(norm: _Norm) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
+
+
+def _set(norm: _Norm, mean: Tensor, variance: Tensor) -> None:
+    for old, new in zip(_statistics(norm), (mean, variance), strict=True):
+        old.copy_(new)
+
+
+def _together(one: Tensor, other: Tensor) -> Tensor:
+    """Return Pearson's correlation of each channel over images, both (n, C); 0 where it is negative or there is none.
+    """
+    one, other = one - one.mean(0), other - other.mean(0)
+    size = one.square().sum(0) * other.square().sum(0)
+    return ((one * other).sum(0) / (size + _TINY).sqrt()).where(size > _TINY, 0.0).clamp(0.0, 1.0)
+
+
+def _norms(module: nn.Module) -> dict[str, _Norm]:
+    return {name: part for name, part in module.named_modules()
+            if isinstance(part, _Norm) and part.track_running_stats}  # fmt: skip

@@ -8,7 +8,7 @@ from contexts import smooth_images
 from networks import toy
 from torch import Tensor, nn
 
-from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+from edgeprune.recalibration import controls, first_images, has_batch_norm, recalibrate
 
 
 def batches(n: int = 60, size: int = 20) -> tuple[Tensor, ...]:
@@ -90,3 +90,91 @@ def test_a_norm_over_one_value_an_image_survives_an_odd_count() -> None:
     module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)).eval()
     recalibrate(module, first_images(batches(), 41))
     assert torch.isfinite(module[1].running_var).all()
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """Give norms statistics that are not those of ``batches``: of more images, and brighter ones."""
+    recalibrate(module, [1.5 * batch + 0.3 for batch in batches(200)])
+    return module
+
+
+def statistics(module: nn.Module) -> list[Tensor]:
+    return [buffer for name, buffer in module.named_buffers() if name.endswith(("running_mean", "running_var"))]
+
+
+def test_a_model_beside_itself_keeps_its_statistics_and_without_it_loses_them() -> None:
+    for name in ("Residual", "OtherDimensions"):
+        module = trained(toy(name).module)
+        beside, alone = copy.deepcopy(module), copy.deepcopy(module)
+        recalibrate(beside, batches(), controls(copy.deepcopy(module), batches()))
+        recalibrate(alone, batches())
+        for before, same in zip(statistics(module), statistics(beside), strict=True):
+            assert torch.allclose(same, before, rtol=1e-3, atol=1e-4)
+        pairs = zip(statistics(alone), statistics(module), strict=True)
+        assert any(not torch.allclose(moved, before, rtol=0.1) for moved, before in pairs)
+        assert not beside.training and all(not part.training for part in beside.modules())
+
+
+def test_kept_channels_have_the_statistics_of_the_same_channels_of_the_original() -> None:
+    module = trained(nn.Sequential(nn.BatchNorm2d(3)))
+    told = controls(module, batches())
+    cut = nn.Sequential(nn.BatchNorm2d(2))
+    recalibrate(cut, [batch[:, [2, 0]] for batch in batches()], told, {"0": ((2, 0), (2, 0))})
+    for found, wanted in zip(statistics(cut), statistics(module), strict=True):
+        assert torch.allclose(found, wanted[[2, 0]], rtol=1e-4, atol=1e-5)
+
+
+def mixed(share: float, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Return 3,000 images of four channels, and such as have so much of each and noise of their own besides."""
+    noise = torch.Generator().manual_seed(seed)
+    bright = torch.randn(3000, 4, 1, 1, generator=noise)
+    images = 1.0 + bright + torch.randn(3000, 4, 5, 5, generator=noise)
+    other = torch.randn(3000, 4, 1, 1, generator=noise) + torch.randn(3000, 4, 5, 5, generator=noise)
+    return list(images.split(20)), list((share * images + (1 - share) * other).split(20))
+
+
+@pytest.mark.parametrize(("share", "least", "most"), [(0.8, 0.0, 0.5), (0.5, 0.0, 0.9), (0.0, 0.9, 1.1)])
+def test_the_more_a_channel_goes_along_with_the_original_the_nearer_to_the_truth(
+    share: float, least: float, most: float
+) -> None:
+    """The truth is the mean of all 3,000 images; only 20 are seen."""
+    errors = []
+    for seed in range(12):
+        own, cut = mixed(share, seed)
+        original, truth = (nn.Sequential(nn.BatchNorm2d(4)) for _ in range(2))
+        recalibrate(original, own)
+        recalibrate(truth, cut)
+        told = controls(original, own[:1])
+        beside, alone = (nn.Sequential(nn.BatchNorm2d(4)) for _ in range(2))
+        recalibrate(beside, cut[:1], told)
+        recalibrate(alone, cut[:1])
+        errors.append([(one[0].running_mean - truth[0].running_mean).abs().mean() for one in (beside, alone)])
+    with_it, without = torch.tensor(errors).mean(0)
+    assert least <= with_it / without <= most
+
+
+def test_a_norm_of_which_nothing_is_told_has_the_plain_average() -> None:
+    class Twice(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return self[1](self[0](self[0](images)))
+
+    module = trained(Twice(nn.BatchNorm2d(3), nn.BatchNorm2d(3)))
+    told = controls(module, batches())
+    assert list(told) == ["1"], "which of two calls a cut would leave is not known"
+    cut, plain = Twice(nn.BatchNorm2d(3), nn.BatchNorm2d(3)), Twice(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    recalibrate(cut, batches(), told)
+    recalibrate(plain, batches())
+    assert torch.equal(cut[0].running_mean, plain[0].running_mean)
+    assert not torch.allclose(cut[1].running_mean, plain[1].running_mean, atol=1e-3)
+
+
+def test_channels_that_never_move_are_told_nothing() -> None:
+    module = trained(nn.Sequential(nn.BatchNorm2d(3)))
+    still = [torch.full_like(batch, 0.5) for batch in batches()]
+    for images, told in ((still, controls(module, batches())), (list(batches()), controls(module, still))):
+        cut, plain = nn.Sequential(nn.BatchNorm2d(3)), nn.Sequential(nn.BatchNorm2d(3))
+        recalibrate(cut, images, told)
+        recalibrate(plain, images)
+        assert all(map(torch.isfinite, cut[0].running_var)) and torch.isfinite(cut[0].running_mean).all()
+        assert torch.allclose(cut[0].running_mean, plain[0].running_mean, atol=1e-6)
+        assert torch.allclose(cut[0].running_var, plain[0].running_var, rtol=1e-4)

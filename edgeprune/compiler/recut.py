@@ -11,7 +11,7 @@ from edgeprune.activations import CHEAPER
 from edgeprune.masks import HALF
 from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
-from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+from edgeprune.recalibration import controls, first_images, has_batch_norm, recalibrate
 from edgeprune.reconstruction import gathered, reconstruct, record
 
 
@@ -39,13 +39,15 @@ class Recut(Pass[TorchModel, TorchModel]):
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the cut model."""
-        result = surgery.rebuild(model, Surgery.from_json(json.loads(self.cuts)))
+        cuts = Surgery.from_json(json.loads(self.cuts))
+        result = surgery.rebuild(model, cuts)
         task = ctx.task  # a synthetic one has no images that the statistics could be those of
         if self.reconstruction and task:
-            images = gathered(list(task.calibration_batches()))
-            reconstruct(result.module, result.surgery, record(ctx.original.module, images), images)
+            taught = gathered(list(task.calibration_batches()))
+            reconstruct(result.module, result.surgery, record(ctx.original.module, taught), taught)
         if self.recalibration and task and task.name != "synthetic" and has_batch_norm(result.module):
-            recalibrate(result.module, first_images(task.calibration_batches(), self.recalibration))
+            images = first_images(task.calibration_batches(), self.recalibration)
+            recalibrate(result.module, images, controls(model.clone().module, images), cuts.kept)
         return result
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any, get_args
 
 import numpy as np
@@ -19,7 +19,7 @@ from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Scores
 from edgeprune.passes.ways import COMPARED, PLAIN, Arithmetic, Way, agreed
 from edgeprune.profiles.board import Int8Layout
-from edgeprune.recalibration import first_images, has_batch_norm, recalibrate
+from edgeprune.recalibration import Control, controls, first_images, has_batch_norm, recalibrate
 from edgeprune.reconstruction import Target, gathered, reconstruct, record
 from edgeprune.report import Objective, Score
 from edgeprune.rounding import round_off
@@ -40,7 +40,8 @@ class Scorer:
     """All that a plan's score hangs on and nothing else: what travels to a worker elsewhere.
 
     ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
-    are re-estimated on; empty where there is nothing to re-estimate. ``targets`` are what weights are reconstructed by,
+    are re-estimated on; empty where there is nothing to re-estimate. ``told`` is what the model's own norms see there.
+    ``targets`` are what weights are reconstructed by,
     on ``taught``; None leaves them as they are. With a ``layout`` those of the layers ``lowered`` that a plan does not
     leave in float compute as they will in int8.
     """
@@ -53,6 +54,7 @@ class Scorer:
     way: Way
     indices: Sequence[int]
     calibration: Sequence[torch.Tensor]
+    told: Mapping[str, Control] = field(default_factory=dict)
     targets: Mapping[str, Target] | None = None
     taught: torch.Tensor | None = None
     layout: Int8Layout | None = None
@@ -70,13 +72,8 @@ class Scorer:
         return self.task.score(self.predict(widths), "search", self.indices)
 
     def predict(self, widths: Widths) -> Predict:
-        """Return what answers for a plan: its model, batch norms re-estimated, in int8 where plans choose that."""
-        smaller = self.way.dress(self.smaller(widths))
-        if self.calibration:
-            with self.way.computing():
-                recalibrate(smaller.module, (self.way.batch(part) for part in self.calibration))
-        self.rounded(smaller)
-        return partial(self.way.predict, smaller)
+        """Return what answers for a plan: its model, in int8 where plans choose that."""
+        return partial(self.way.predict, self.rounded(self.smaller(widths)))
 
     def rounded(self, model: TorchModel) -> TorchModel:
         """Let a model compute as it will in int8, in place, where plans choose that."""
@@ -87,12 +84,26 @@ class Scorer:
         return model
 
     def smaller(self, widths: Widths) -> TorchModel:
-        """Return the model cut to ``widths``, or masked, reconstructed if so wanted, with the original's batch norms.
+        """Return the model cut to ``widths``, or masked, reconstructed if so wanted, its batch norms re-estimated and
+        all of it laid out for the way.
         """
-        cut = rebuild(self.model, self.operate(self.model, self.groups, widths, self.ranking))
+        cuts = self.operate(self.model, self.groups, widths, self.ranking)
+        cut = rebuild(self.model, cuts)
         if self.targets is not None and self.taught is not None:
             reconstruct(cut.module, cut.surgery, self.targets, self.taught)
+        self.way.dress(cut)
+        if self.calibration:
+            with self.way.computing():
+                recalibrate(cut.module, map(self.way.batch, self.calibration), self.told, cuts.kept)
         return cut
+
+    def by(self, way: Way) -> Scorer:
+        """Return one that computes so; what the model's own norms see is looked at in the same way."""
+        if not self.calibration:
+            return replace(self, way=way)
+        with threads(1), way.computing():
+            told = controls(way.dress(self.model.clone()).module, map(way.batch, self.calibration))
+        return replace(self, way=way, told=told)
 
 
 class Judge:
@@ -128,9 +139,9 @@ class Judge:
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
         self._scorer = Scorer(
             model, groups, ranking, ctx.task, operate, self.way, self._images(0, self.images), calibration,
-            None if taught is None else record(ctx.original.module, taught), taught,
-            ctx.board.int8 if lowered is not None else None, lowered or frozenset(),
-        )  # fmt: skip
+            targets=None if taught is None else record(ctx.original.module, taught), taught=taught,
+            layout=ctx.board.int8 if lowered is not None else None, lowered=lowered or frozenset(),
+        ).by(self.way)  # fmt: skip
         self.objective = objective
         if objective == "agreement":
             dense = self.way.dress(ctx.original.clone())
@@ -172,16 +183,16 @@ class Judge:
         """Return the score of a plan's model, trained or not, on the whole search split: in float32, or in int8 where
         plans choose that.
         """
-        plain = replace(self._scorer, way=PLAIN)
         assert self._ctx.task is not None
-        return self._ctx.task.score(plain.rounded(model.clone()).predict, "search").value
+        return self._ctx.task.score(self._plain.rounded(model.clone()).predict, "search").value
 
     def _images(self, first: int, end: int) -> list[int]:
         return sorted(int(i) for i in np.roll(self._order, -first)[: end - first])
 
     def cut(self, widths: Widths) -> TorchModel:
         """Return the model cut to ``widths``, or masked, with its batch norms re-estimated in plain float32."""
-        smaller = self._scorer.smaller(widths)
-        if self._scorer.calibration:
-            recalibrate(smaller.module, self._scorer.calibration)
-        return smaller
+        return self._plain.smaller(widths)
+
+    @cached_property
+    def _plain(self) -> Scorer:
+        return self._scorer.by(PLAIN)
