@@ -92,7 +92,7 @@ def measured(network: str, options: argparse.Namespace) -> tuple[NDArray[np.floa
     way = agreed(model, torch.cat(seen)[:64].numpy())
     whole = next(split.n for split in task.splits() if split.name == "search")
     indices = sorted(np.random.default_rng(0).permutation(whole)[: options.images].tolist())
-    scorer = Scorer(model, cost.groups, ranking, task, step.surgery, way, indices, seen)
+    scorer = Scorer(model, cost.groups, ranking, task, step.surgery, way, indices, seen).by(way)
     dense = Kept(task, indices, lambda images: way.predict(way.dress(model.clone()), images))
     with threads(1), ThreadPoolExecutor() as pool:
         kept = list(pool.map(lambda plan: Kept(task, indices, scorer.predict(plan)), drawn(space, options.plans)))

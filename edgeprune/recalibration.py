@@ -109,8 +109,9 @@ def controls(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Control]
         for batch in batches:
             module(batch)
             count += 1
-    return {name: Control(*(part.clone() for part in _statistics(norms[name])), firsts[name], batchwise)
-            for name, batchwise in found.items() if len(batchwise) == count}  # fmt: skip
+    trained = {name: _statistics(norms[name]) for name in found}
+    return {name: Control(mean.clone(), variance.clone(), firsts[name], found[name])
+            for name, (mean, variance) in trained.items() if len(found[name]) == count}  # fmt: skip
 
 
 def has_batch_norm(module: nn.Module) -> bool:
