@@ -101,7 +101,7 @@ class Scorer:
         """Return one that computes so; what the model's own norms see is looked at in the same way."""
         if not self.calibration:
             return replace(self, way=way)
-        with threads(1), way.computing():
+        with way.computing():
             told = controls(way.dress(self.model.clone()).module, map(way.batch, self.calibration))
         return replace(self, way=way, told=told)
 
@@ -137,11 +137,13 @@ class Judge:
                               arithmetic)  # fmt: skip
             calibration = seen if norms or lowered is not None else []
         taught = gathered(list(ctx.task.calibration_batches())) if reconstruction else None
-        self._scorer = Scorer(
+        scorer = Scorer(
             model, groups, ranking, ctx.task, operate, self.way, self._images(0, self.images), calibration,
             targets=None if taught is None else record(ctx.original.module, taught), taught=taught,
             layout=ctx.board.int8 if lowered is not None else None, lowered=lowered or frozenset(),
-        ).by(self.way)  # fmt: skip
+        )  # fmt: skip
+        with threads(1):  # as workers compute: the last bit of a score is no question of the machine's cores
+            self._scorer = scorer.by(self.way)
         self.objective = objective
         if objective == "agreement":
             dense = self.way.dress(ctx.original.clone())

@@ -44,16 +44,23 @@ def test_no_cuts_are_the_model(model: TorchModel, tmp_path: Path) -> None:
 
 def test_statistics_are_estimated_anew_on_real_images_alone(model: TorchModel, tmp_path: Path) -> None:
     data = Classification(tiny.write_data(tmp_path / "d.npz"))
-    kept = model.module.get_buffer("bn.running_mean")[[0, 2]]
+    inner = (0, 2)
+    cuts = Surgery({"block.conv1": (inner, None), "block.bn1": (inner, None), "block.conv2": (None, inner)})
 
-    def mean(recalibration: int, task: Any) -> torch.Tensor:
-        return run(Recut.of(CUTS, recalibration), model, tmp_path, task=task).module.get_buffer("bn.running_mean")
+    def read(one: TorchModel) -> list[torch.Tensor]:
+        return [one.module.get_buffer(f"{name}.running_mean") for name in ("block.bn2", "block.bn1", "bn")]
 
-    assert torch.equal(mean(0, data), kept)
-    assert torch.equal(mean(64, None), kept)
-    assert torch.equal(mean(64, Synthetic(model)), kept)  # as sparsify does: there are no images of the model's own
-    assert not torch.equal(mean(64, data), kept)
-    assert torch.equal(mean(64, data), mean(64, data))
+    def means(recalibration: int, task: Any) -> list[torch.Tensor]:
+        return read(run(Recut.of(cuts, recalibration), model, tmp_path, task=task))
+
+    after, inside, before = read(model)
+    for recalibration, task in ((0, data), (64, None), (64, Synthetic(model))):  # as sparsify: it has no images
+        assert all(map(torch.equal, means(recalibration, task), [after, inside[[0, 2]], before]))
+    found = means(64, data)
+    assert not torch.allclose(found[0], after, atol=0.01)
+    assert torch.allclose(found[1], inside[[0, 2]], atol=1e-4), "no cut reaches it: it stays what it was trained with"
+    assert torch.allclose(found[2], before, atol=1e-4)
+    assert all(map(torch.equal, found, means(64, data)))
 
 
 def test_what_a_search_reconstructs_is_reconstructed_alike(model: TorchModel, tmp_path: Path) -> None:
