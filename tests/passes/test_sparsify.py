@@ -333,16 +333,15 @@ def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> No
     kept = {name: list(sides[0]) for name, sides in without.surgery.kept.items() if sides[0]}
     wanted = without.clone().module
     recalibrate(wanted, seen)
-    moved = 0
+    moved = missed = 0.0
     for name, norm in wanted.named_modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             found, before = with_statistics.module.get_submodule(name), without.module.get_submodule(name)
             old = model.module.get_submodule(name).running_mean
             assert torch.equal(before.running_mean, old[kept[name]] if name in kept else old), "the original's"
-            assert torch.allclose(found.running_mean, norm.running_mean, rtol=0.01, atol=2e-3)
-            assert torch.allclose(found.running_var, norm.running_var, rtol=0.01, atol=2e-3)
-            moved += not torch.allclose(norm.running_mean, before.running_mean, atol=0.01)
-    assert moved, "the cut moves what reaches some of them"
+            moved += (norm.running_mean - before.running_mean).abs().sum().item()
+            missed += (norm.running_mean - found.running_mean).abs().sum().item()
+    assert moved > 1.0 > 0.1 > missed, "the original's are those of these very images: there is nothing to correct"
 
 
 def test_what_a_cut_does_not_reach_keeps_the_statistics_that_it_was_trained_with(tmp_path: Path) -> None:
