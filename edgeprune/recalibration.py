@@ -3,8 +3,8 @@
 On CIFAR-10's ResNet-20 at half the MACs this alone lifted accuracy before fine-tuning from 16 % to 55 %.
 
 Statistics of a few hundred plain images are not those that a model was trained with: images were augmented then, and
-there were many more. Re-estimating those of an uncut ResNet-20 loses 3.8 points, of ResNet-56 2.5, on 100 images as on
-1,000. What the original's own norms see on the same images tells how far they are off, and how well each channel still
+there were many more. Re-estimating those of an uncut ResNet-20 on 100 images loses 3.8 points, on 256 2.7, and of a
+ResNet-56 2.5 (benchmarks/results/norms.md). What the original's own norms see on the same images tells how far they are off, and how well each channel still
 moves with the original's tells how much of that to believe: the images are a sample with a control variate (Owen, Monte
 Carlo theory, section 8.9). Where a cut reaches nothing, statistics stay what they were.
 """
