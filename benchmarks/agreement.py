@@ -4,13 +4,14 @@
 
 Weights and data come from the folder that EDGEPRUNE_DATA names. Plans under a share of the MACs are global rankings
 whose groups count for more or less than they do by a random factor. Each is cut, its batch norms are re-estimated on
-100 training images, and it is run on ``--images`` of the search split. Then, many times, few of those images score all
-plans, and the others are the truth. No clock is involved.
+``--calibration`` training images, and it is run on ``--images`` of the search split. Then, many times, few of those
+images score all plans, and the others are the truth. No clock is involved.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,18 +38,12 @@ from edgeprune.threads import threads
 
 FEW = (64, 100, 200, 400, 1000)
 DRAWS = 100
-CALIBRATION = 100
 STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.5)
 """Standard deviations of the logarithm of the factor."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Compare the metric and agreement as objectives of a search.")
-    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
-    parser.add_argument("--plans", type=int, default=64)
-    parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--criterion", default="taylor")
+    parser = parser_of("Compare the metric and agreement as objectives of a search.", 64, 3000, "taylor")
     options = parser.parse_args(arguments)
     before = load()
     for network in options.networks:
@@ -83,20 +78,39 @@ def rows(hits: NDArray[np.float64], distances: NDArray[np.float64]) -> list[tupl
 
 def measured(network: str, options: argparse.Namespace) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return whether each plan is right on each image, and how far its outputs lie from the original's there."""
-    model, task = opened(network, data_pack())
-    step, target = Sparsify(criterion=options.criterion), board.load("host-cpu")
-    cost = step.rows(model, target)
-    ranking = step.ranking(model, cost.groups, task, 0)
-    space = Space(cost, {"macs": options.share * cost.full["macs"]}, ranking)
-    seen = first_images(task.calibration_batches(), CALIBRATION)
-    way = agreed(model, torch.cat(seen)[:64].numpy())
-    whole = next(split.n for split in task.splits() if split.name == "search")
-    indices = sorted(np.random.default_rng(0).permutation(whole)[: options.images].tolist())
-    scorer = Scorer(model, cost.groups, ranking, task, step.surgery, way, indices, seen).by(way)
+    space, scorer = scoring(network, options)
+    model, task, way, indices = scorer.model, scorer.task, scorer.way, scorer.indices
     dense = Kept(task, indices, lambda images: way.predict(way.dress(model.clone()), images))
     with threads(1), ThreadPoolExecutor() as pool:
         kept = list(pool.map(lambda plan: Kept(task, indices, scorer.predict(plan)), drawn(space, options.plans)))
     return np.array([one.hits for one in kept]), np.array([one.distances(task, dense) for one in kept])
+
+
+def parser_of(description: str, plans: int, images: int, criterion: str) -> argparse.ArgumentParser:
+    """Return a parser of what ``scoring`` takes, with these defaults."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
+    parser.add_argument("--plans", type=int, default=plans)
+    parser.add_argument("--images", type=int, default=images)
+    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--calibration", type=int, default=100)
+    parser.add_argument("--criterion", default=criterion)
+    return parser
+
+
+def scoring(network: str, options: argparse.Namespace) -> tuple[Space, Scorer]:
+    """Return the plans under a share of a trained network's MACs, and who scores them as a search does."""
+    model, task = opened(network, data_pack())
+    task = dataclasses.replace(task, calibration=options.calibration)
+    step, target = Sparsify(criterion=options.criterion), board.load("host-cpu")
+    cost = step.rows(model, target)
+    ranking = step.ranking(model, cost.groups, task, 0)
+    seen = first_images(task.calibration_batches(), options.calibration)
+    way = agreed(model, torch.cat(seen)[:64].numpy())
+    whole = next(split.n for split in task.splits() if split.name == "search")
+    indices = sorted(np.random.default_rng(0).permutation(whole)[: options.images].tolist())
+    scorer = Scorer(model, cost.groups, ranking, task, step.surgery, way, indices, seen).by(way)
+    return Space(cost, {"macs": options.share * cost.full["macs"]}, ranking), scorer
 
 
 class Kept:

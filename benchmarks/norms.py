@@ -17,31 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
-from agreement import drawn
-from conditions import conditions, data_pack, load, table
+from agreement import drawn, parser_of, scoring
+from conditions import conditions, load, table
 from numpy.typing import NDArray
-from search import opened
 
 from edgeprune.agents.drawing import draw
-from edgeprune.agents.space import Space
 from edgeprune.groups import Widths
-from edgeprune.passes.judging import Scorer
-from edgeprune.passes.sparsify import Sparsify
-from edgeprune.passes.ways import agreed
-from edgeprune.profiles import board
-from edgeprune.recalibration import first_images
 from edgeprune.threads import threads
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Compare two ways of re-estimating batch norms.")
-    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"])
-    parser.add_argument("--plans", type=int, default=8)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--calibration", type=int, default=100)
-    parser.add_argument("--share", type=float, default=0.5)
-    parser.add_argument("--criterion", default="l1")
-    options = parser.parse_args(arguments)
+    options = parser_of("Compare two ways of re-estimating batch norms.", 8, 1000, "l1").parse_args(arguments)
     before = load()
     for network in options.networks:
         print(f"## {network}, {options.share:g}x MACs, {options.calibration} images\n")
@@ -52,16 +38,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def rows(network: str, options: argparse.Namespace) -> list[tuple[str, ...]]:
     """Return a row a kind of plan."""
-    model, task = opened(network, data_pack())
-    step, target = Sparsify(criterion=options.criterion), board.load("host-cpu")
-    cost = step.rows(model, target)
-    ranking = step.ranking(model, cost.groups, task, 0)
-    space = Space(cost, {"macs": options.share * cost.full["macs"]}, ranking)
-    seen = first_images(task.calibration_batches(), options.calibration)
-    whole = next(split.n for split in task.splits() if split.name == "search")
-    indices = sorted(np.random.default_rng(0).permutation(whole)[: options.images].tolist())
-    way = agreed(model, np.concatenate([part.numpy() for part in seen])[:64])
-    corrected = Scorer(model, cost.groups, ranking, task, step.surgery, way, indices, seen).by(way)
+    space, corrected = scoring(network, options)
+    model, task, way, indices = corrected.model, corrected.task, corrected.way, corrected.indices
     alone = dataclasses.replace(corrected, told={})
     rng = np.random.default_rng(0)
     kinds: dict[str, list[Widths]] = {

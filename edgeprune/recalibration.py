@@ -4,9 +4,10 @@ On CIFAR-10's ResNet-20 at half the MACs this alone lifted accuracy before fine-
 
 Statistics of a few hundred plain images are not those that a model was trained with: images were augmented then, and
 there were many more. Re-estimating those of an uncut ResNet-20 on 100 images loses 3.8 points, on 256 2.7, and of a
-ResNet-56 2.5 (benchmarks/results/norms.md). What the original's own norms see on the same images tells how far they are off, and how well each channel still
-moves with the original's tells how much of that to believe: the images are a sample with a control variate (Owen, Monte
-Carlo theory, section 8.9). Where a cut reaches nothing, statistics stay what they were.
+ResNet-56 2.5; on 2,048, cropped as for training, nothing (benchmarks/results/norms.md). What the original's own norms see on the same images tells how far they are
+off, and how well each channel still moves with the original's tells how much of that to believe: the images are a
+sample with a control variate (Owen, Monte Carlo theory, section 8.9). Where a cut reaches nothing, statistics stay what
+they were.
 """
 
 from __future__ import annotations
@@ -51,12 +52,14 @@ class Sample:
 @dataclass(frozen=True)
 class Control:
     """Statistics that a norm was trained with, (C,) each, and what reaches it on the images that others are
-    re-estimated on: in the first batch image by image, then of each batch the mean and the variance.
+    re-estimated on: of the first batch each image's ``means`` and mean ``squares``, (n, C) each, of every batch the
+    mean and the variance.
     """
 
     mean: Tensor
     variance: Tensor
-    first: Sample
+    means: Tensor
+    squares: Tensor
     batches: Sequence[tuple[Tensor, Tensor]]
 
     def of(self, indices: Sequence[int] | None) -> Control:
@@ -64,14 +67,14 @@ class Control:
         if indices is None:
             return self
         at = torch.tensor(indices)
-        first = Sample(self.first.means[:, at], self.first.squares[:, at], self.first.mean[at], self.first.variance[at])
-        return Control(self.mean[at], self.variance[at], first, [(mean[at], var[at]) for mean, var in self.batches])
+        batches = [(mean[at], variance[at]) for mean, variance in self.batches]
+        return Control(self.mean[at], self.variance[at], self.means[:, at], self.squares[:, at], batches)
 
     def trust(self, first: Sample) -> tuple[Tensor, Tensor]:
         """Return how far a cut norm's means and mean squares go along with these, from what reaches it in the first
         batch: (C,) each, in [0, 1].
         """
-        return _together(first.means, self.first.means), _together(first.squares, self.first.squares)
+        return _together(first.means, self.means), _together(first.squares, self.squares)
 
     def corrected(self, batch: int, found: Sample, trust: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean and variance to be expected of a cut norm that ``found`` reached in a batch.
@@ -92,14 +95,11 @@ def controls(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Control]
 
     Norms that answer other than once a batch are left out. The module is in eval mode afterwards.
     """
-    firsts: dict[str, Sample] = {}
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    found: dict[str, list[Sample]] = {}
     count = 0
 
     def see(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
-        sample = Sample.of(inputs[0])
-        firsts.setdefault(name, sample)
-        found.setdefault(name, []).append((sample.mean, sample.variance))
+        found.setdefault(name, []).append(Sample.of(inputs[0]))
 
     module.eval()
     norms = _norms(module)
@@ -109,9 +109,7 @@ def controls(module: nn.Module, batches: Iterable[Tensor]) -> dict[str, Control]
         for batch in batches:
             module(batch)
             count += 1
-    trained = {name: _statistics(norms[name]) for name in found}
-    return {name: Control(mean.clone(), variance.clone(), firsts[name], found[name])
-            for name, (mean, variance) in trained.items() if len(found[name]) == count}  # fmt: skip
+    return {name: _control(norms[name], samples) for name, samples in found.items() if len(samples) == count}
 
 
 def has_batch_norm(module: nn.Module) -> bool:
@@ -174,6 +172,12 @@ def recalibrate(
     for name, momentum in momenta.items():
         norms[name].momentum = momentum
     module.eval()
+
+
+def _control(norm: _Norm, samples: Sequence[Sample]) -> Control:
+    mean, variance = (part.clone() for part in _statistics(norm))
+    batches = [(sample.mean, sample.variance) for sample in samples]
+    return Control(mean, variance, samples[0].means, samples[0].squares, batches)
 
 
 def _statistics(norm: _Norm) -> tuple[Tensor, Tensor]:

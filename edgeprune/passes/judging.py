@@ -41,9 +41,8 @@ class Scorer:
 
     ``indices`` are the images of the search split that are scored, ``calibration`` the training images that batch norms
     are re-estimated on; empty where there is nothing to re-estimate. ``told`` is what the model's own norms see there.
-    ``targets`` are what weights are reconstructed by,
-    on ``taught``; None leaves them as they are. With a ``layout`` those of the layers ``lowered`` that a plan does not
-    leave in float compute as they will in int8.
+    ``targets`` are what weights are reconstructed by, on ``taught``; None leaves them as they are. With a ``layout``
+    those of the layers ``lowered`` that a plan does not leave in float compute as they will in int8.
     """
 
     model: TorchModel
