@@ -124,6 +124,13 @@ def test_kept_channels_have_the_statistics_of_the_same_channels_of_the_original(
         assert torch.allclose(found, wanted[[2, 0]], rtol=1e-4, atol=1e-5)
 
 
+def test_a_shift_is_taken_off_in_the_measure_of_the_channel_that_is_left() -> None:
+    module, cut = trained(nn.Sequential(nn.BatchNorm2d(3))), nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate(cut, [0.25 * batch for batch in batches()], controls(module, batches()))
+    assert torch.allclose(cut[0].running_mean, 0.25 * module[0].running_mean, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(cut[0].running_var, 0.0625 * module[0].running_var, rtol=1e-3, atol=1e-4)
+
+
 def mixed(share: float, seed: int) -> tuple[list[Tensor], list[Tensor]]:
     """Return 3,000 images of four channels, and such as have so much of each and noise of their own besides."""
     noise = torch.Generator().manual_seed(seed)

@@ -17,7 +17,7 @@ from edgeprune.agents import warm
 from edgeprune.agents.presets import PRESETS
 from edgeprune.compiler.request import configure
 from edgeprune.errors import BadOption, Infeasible, UnmetRequirement
-from edgeprune.groups import DROP, uniform
+from edgeprune.groups import DROP, plan_of, uniform
 from edgeprune.layers import nonzero
 from edgeprune.mixed import tallied
 from edgeprune.model import Surgery, TorchModel
@@ -344,13 +344,24 @@ def test_batch_norms_are_estimated_anew_on_training_images(tmp_path: Path) -> No
     assert moved > 1.0 > 0.1 > missed, "the original's are those of these very images: there is nothing to correct"
 
 
-def test_what_a_cut_does_not_reach_keeps_the_statistics_that_it_was_trained_with(tmp_path: Path) -> None:
-    model = toy("Residual")
+@pytest.mark.parametrize("before", [(), (0, 1)])
+def test_what_a_cut_does_not_reach_keeps_the_statistics_that_it_was_trained_with(
+    before: tuple[int, ...], tmp_path: Path
+) -> None:
+    """So does what an earlier cut left: indices are those of the model that was searched."""
+    model, whole = toy("Residual"), trace(toy("Residual"))
+    plan = tuple(group.channels for group in whole.groups)
+    gone = next(group for group in whole.groups if any(member.module == "stem.0" for member in group.members))
+    left = [channel for channel in range(gone.channels) if channel not in before]
+    worth = {group.name: np.ones(group.channels) for group in whole.groups}
+    worth[gone.name][list(before)] = 0.0
+    widths = [len(left) if group is gone else width for group, width in zip(whole.groups, plan, strict=True)]
+    model = surgery.apply(model, whole.groups, plan_of(whole.groups, tuple(widths), worth))
     recalibrate(model.module, [1.5 * torch.from_numpy(smooth_images(48)) + 0.3])  # images of another kind
-    cut, _, _ = search(tmp_path, model=model)
-    kept = cut.surgery.kept["stem.1"][0]
+    cut, _, _ = search(tmp_path, model=model, task=Answers(model, 48))
+    kept = [left.index(channel) for channel in cut.surgery.kept["stem.1"][0]]
     old, new = model.module.stem[1].running_mean, cut.module.stem[1].running_mean
-    assert torch.allclose(new, old[list(kept)], rtol=1e-4, atol=1e-5)
+    assert len(kept) < len(left) and torch.allclose(new, old[kept], rtol=1e-4, atol=1e-5)
 
 
 def test_a_net_without_batch_norms_can_be_searched(tmp_path: Path) -> None:
