@@ -2,10 +2,12 @@
 # make test    run the tests
 # make check   ruff and mypy
 #
-# PYTHON names another interpreter (make demo PYTHON=python3.13), VENV another folder for the virtual environment.
+# PYTHON names another interpreter (make demo PYTHON=python3.13), VENV another folder for the virtual environment, JOBS
+# how many test processes there are at most, one a core (make test JOBS=1).
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 8
 BIN := $(VENV)/bin
 
 .PHONY: demo test check
@@ -16,7 +18,7 @@ demo: $(VENV)/examples.stamp build/digits.npz
 	@echo "report: build/digits/report.html"
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses $(JOBS) --dist loadfile
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -288,21 +288,22 @@ def test_energy_there_by_tegrastats_where_sysfs_tells_nothing(tmp_path: Path) ->
 
 
 @contextmanager
-def meter(path: Path) -> Iterator[PowerLog]:
-    """Write 50 rows a second: eight watts while ONNX Runtime loops in a process of the stand-in board, three else."""
+def meter(path: Path, board: Sshd) -> Iterator[PowerLog]:
+    """Write 50 rows a second: eight watts while ONNX Runtime loops in a process of this stand-in board, three else."""
     done = threading.Event()
 
-    def words(process: Path) -> bytes:
+    def loops(process: Path) -> bool:
         try:
-            return process.read_bytes()
-        except OSError:  # it ended meanwhile
-            return b""
+            ours = (process / "cwd").readlink().is_relative_to(board.home)
+            return ours and b"onboard.py\0loop" in (process / "cmdline").read_bytes()
+        except OSError:  # it ended meanwhile, or is another user's
+            return False
 
     def write() -> None:
         with path.open("w", buffering=1) as file:
             file.write("time,power_w\n")
             while not done.wait(0.02):
-                busy = any(b"onboard.py\0loop" in words(one) for one in Path("/proc").glob("[0-9]*/cmdline"))
+                busy = any(map(loops, Path("/proc").glob("[0-9]*")))
                 file.write(f"{time.time()},{8.0 if busy else 3.0}\n")
 
     thread = threading.Thread(target=write)
@@ -318,7 +319,7 @@ def test_energy_there_by_an_external_meter(sshd: Sshd, tmp_path: Path) -> None:
     bench = pi(sshd)
     bench.protocol = Protocol(seconds=1.0, windows=2, most=2, layer_seconds=1.0)
     asked = model(tmp_path)
-    with meter(tmp_path / "m.csv") as bench.power_log:
+    with meter(tmp_path / "m.csv", sshd) as bench.power_log:
         found = bench.energy(asked)
         assert found is not None and (found.sensor, found.windows) == ("csv", 2)
         assert found.power_mw == pytest.approx(8000, rel=0.05) and found.idle_mw == pytest.approx(3000, rel=0.1)
