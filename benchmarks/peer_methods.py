@@ -74,7 +74,7 @@ class Job:
         """Return a pruned module, fine-tuned."""
         model = TorchModel(module.eval(), self.model.spec, self.model.inputs)
         self.reached = size_of(model)["macs"] / size_of(self.model)["macs"]
-        usual: dict[str, Any] = dict(self.task.training)
+        usual: dict[str, Any] = {**self.task.training, "hints": 0.0}  # a peer does not tell which channels it kept
         return Finetune(epochs=self.asked.epochs, **usual).run(model, self.context)
 
     def ended(self, module: nn.Module) -> tuple[Path, str]:

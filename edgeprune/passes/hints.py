@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from edgeprune.model import Surgery
 from edgeprune.operators import channels_at, geometry, run_hooked
 
+FAINT = 1e-3
+"""Of the batch's mean: features of less count as this much. The few channels that a layer kept can all be dark in an
+image, of which any error would be an endless share.
+"""
+
 
 class Hints:
     """What flows between the layers of a student and between those of its teacher; hooks on both, until ``close``."""
@@ -51,8 +56,9 @@ class Hints:
             teacher = teacher.index_select(channels, torch.tensor(kept, device=teacher.device))
         of_image = tuple(range(1, teacher.ndim))
         error, whole = (torch.linalg.vector_norm(x, dim=of_image).square() for x in (student - teacher, teacher))
-        share: Tensor = error / whole.clamp(min=1e-6)
-        return share.mean()
+        least = FAINT * whole.mean()
+        share: Tensor = error / whole.clamp(min=least.clamp(min=torch.finfo(least.dtype).tiny))
+        return (share * (least > 0.0)).mean()
 
     def close(self) -> None:
         """Take the hooks away."""

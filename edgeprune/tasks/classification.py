@@ -49,6 +49,7 @@ class Classification(Task):
     name: ClassVar[str] = "classification"
     metric: ClassVar[str] = "top-1 accuracy"
     searching: ClassVar[Mapping[str, Any]] = {"objective": "agreement"}
+    training: ClassVar[Mapping[str, Any]] = {"hints": 1.0}
 
     data: Path
     size: int | tuple[int, int] | None = None

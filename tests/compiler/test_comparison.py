@@ -235,8 +235,10 @@ def test_without_distillation_finalists_are_trained_without_it_too() -> None:
                     free_groups=3, task=Classification)  # fmt: skip
     contest = Contest(Request(settings=settings), ("random",), epochs=1, ablations=("no-distillation",))
     usual, without = methods(contest, tools)
-    assert usual.sparsify.training.distillation > 0.0 == without.sparsify.training.distillation
-    assert without.finetune.distillation == 0.0 and without.sparsify.training.epochs == 1
+    taught, alone = ((one.finetune, one.sparsify.training) for one in (usual, without))
+    assert all(training.distillation > 0.0 < training.hints for training in taught)
+    assert all(training.distillation == 0.0 == training.hints for training in alone)
+    assert without.sparsify.training.epochs == 1
 
 
 def test_learning_agents_have_a_row_cold_and_ablations_one_each(at: Path, tmp_path: Path) -> None:

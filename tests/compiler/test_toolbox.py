@@ -23,7 +23,7 @@ def tools(settings: Any = None, **changes: Any) -> Any:
 def test_the_defaults() -> None:
     found = tools()
     assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "auto", "auto")
-    assert (found.evaluations, found.finetune.epochs, found.trains) == (200, 5, True)
+    assert (found.evaluations, found.finetune, found.trains) == (200, Finetune(epochs=5, hints=1.0), True)
     assert found.prune.ratio == 0.0
 
 
@@ -88,7 +88,7 @@ def test_only_long_builds_train_finalists_unless_told() -> None:
     assert tools({"finetune": {"epochs": "0"}}, effort="long").sparsify.halving == 0.0
     assert tools(effort="long", epochs=0).sparsify.halving == tools(effort="long", data=False).sparsify.halving == 0.0
     found = tools({"sparsify": {"halving": "0.5"}, "finetune": {"lr": "0.5"}})
-    assert found.sparsify.training == Finetune(epochs=1, lr=0.5)
+    assert found.sparsify.training == Finetune(epochs=1, lr=0.5, hints=1.0)
     assert tools({"finetune": {"lr": "0.5"}}).sparsify == tools().sparsify, "a search without training stays the same"
     message = r"^sparsify\.halving trains a search's finalists as the result is trained; give --epochs too$"
     with pytest.raises(BadOption, match=message):

@@ -75,6 +75,31 @@ def test_every_image_counts_by_its_own_features() -> None:
     hints.close()
 
 
+def apart(images: torch.Tensor) -> torch.Tensor:
+    """The distance between the two-layer net and one whose features are larger by a tenth everywhere."""
+    teacher, student = seeded(), seeded()
+    with torch.no_grad():
+        for module in (teacher.module, student.module):
+            module.body.weight.abs_(), module.body.bias.zero_()
+        student.module.body.bias += 0.1
+    hints = Hints(student.module, teacher.module, Surgery(), teacher.inputs)
+    student.module(images), teacher.module(images)
+    distance: torch.Tensor = hints.distance()
+    hints.close()
+    return distance
+
+
+def test_an_image_that_leaves_a_layer_dark_does_not_outweigh_all_others() -> None:
+    bright = torch.ones(8, 3, 8, 8)
+    dark = bright.clone()
+    dark[0] = 0.0
+    usual, once = apart(bright).item(), apart(dark).item()
+    assert usual < once < (7 * usual + 1000 * usual * 1.5) / 8, "by its error as a share of the others' features"
+    found = apart(torch.zeros(8, 3, 8, 8))
+    assert found.item() == 0.0, "of nothing there is no share"
+    found.backward()
+
+
 def test_what_flows_between_layers_is_read_once() -> None:
     class Forked(nn.Module):
         def __init__(self) -> None:
