@@ -57,8 +57,9 @@ class Hints:
         of_image = tuple(range(1, teacher.ndim))
         error, whole = (torch.linalg.vector_norm(x, dim=of_image).square() for x in (student - teacher, teacher))
         least = FAINT * whole.mean()
-        share: Tensor = error / whole.clamp(min=least.clamp(min=torch.finfo(least.dtype).tiny))
-        return (share * (least > 0.0)).mean()
+        share = error / whole.clamp(min=least.clamp(min=torch.finfo(least.dtype).tiny))
+        mean: Tensor = (share * (least > 0.0)).mean()
+        return mean
 
     def close(self) -> None:
         """Take the hooks away."""
