@@ -5,8 +5,8 @@
 Every method starts from the same module, the same exporter and the same 256 calibration images; what is pruned is
 fine-tuned by the same pass (edgeprune's own, with the original as teacher; only edgeprune's plans tell which channels
 they kept, so only they follow its features too) and quantized by ONNX Runtime, unless pruning alone is compared. Each
-leaves its graph in FOLDER and a line of JSON on standard output: the graph's file, its
-runtime, MACs, seconds, peak memory.
+leaves its graph in FOLDER and a line of JSON on standard output: the graph's file, its runtime, MACs, seconds, peak
+memory.
 """
 
 from __future__ import annotations

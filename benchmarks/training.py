@@ -36,8 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     before = load()
     rows = [row(asked, dict(one.split("=", 1) for one in text.split(","))) for text in asked.settings]
     print(table(TITLES, rows))
-    print("Top-1 accuracy in per cent: untrained and last epoch on the search split, test on images that chose none.")
-    print()
+    print("Top-1 in per cent: untrained and last epoch on the search split, test on images that chose nothing.\n")
     print(conditions(before, **{k: v for k, v in vars(asked).items() if k not in ("settings", "out")}))
 
 
