@@ -73,7 +73,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
         with threads(ctx.train_threads):
             state = Training.start(model, self.momentum, self.weight_decay, self.average, ctx)
             if self.hints:
-                state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs)
+                before = ctx.original.surgery
+                state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs, before)
             if state.unscored is not None:
                 state.score(ctx)
             for epoch in range(state.epoch, self.epochs):

@@ -43,6 +43,16 @@ def test_the_kept_channels_of_a_cut_student_are_its_teachers() -> None:
     hints.close()
 
 
+def test_a_teacher_that_was_cut_before_has_its_own_places() -> None:
+    teacher = rebuild(seeded(), Surgery({"body": ((1, 2, 5), None), "head": (None, (1, 2, 5))}))
+    student = rebuild(teacher, Surgery({"body": ((0, 2), None), "head": (None, (0, 2))}))
+    hints = Hints(student.module, teacher.module, student.surgery, teacher.inputs, teacher.surgery)
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    student.module(images), teacher.module(images)
+    assert hints.distance().item() < 1e-12
+    hints.close()
+
+
 def test_the_distance_is_the_share_of_the_teachers_features_an_image() -> None:
     teacher, student = seeded(), seeded()
     with torch.no_grad():
