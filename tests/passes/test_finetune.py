@@ -255,16 +255,20 @@ def test_training_ends_when_nothing_gets_better(tmp_path: Path, original: TorchM
     assert task.begun == [0, 1, 2, 3]
 
 
-def test_hints_pull_the_features_towards_the_teachers(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut itself"])
+def test_hints_pull_the_features_towards_the_teachers(
+    whole: bool, tmp_path: Path, original: TorchModel, cut: TorchModel
+) -> None:
     from edgeprune.passes.hints import Hints
 
-    images = torch.cat([b.inputs for b in Answers(original).train_batches(0, 0)])
+    teacher, pruned = (original, cut) if whole else (cut, damaged(cut))
+    images = torch.cat([b.inputs for b in Answers(teacher).train_batches(0, 0)])
     found = {}
     for weight in (0.0, 1.0):
-        task = Answers(original, scores=[0.0, 1.0, 2.0, 3.0, 4.0])
-        student, _ = tuned(tmp_path / str(weight), cut, task, hints=weight)
-        hints = Hints(student.module, original.module, student.surgery, original.inputs)
-        student.module(images), original.module(images)
+        task = Answers(teacher, scores=[0.0, 1.0, 2.0, 3.0, 4.0])
+        student, _ = tuned(tmp_path / str(weight), pruned, task, original=teacher, hints=weight)
+        hints = Hints(student.module, teacher.module, student.surgery, teacher.inputs, teacher.surgery)
+        student.module(images), teacher.module(images)
         found[weight] = hints.distance().item()
         hints.close()
     assert found[1.0] < 0.8 * found[0.0]
