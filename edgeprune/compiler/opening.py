@@ -16,7 +16,7 @@ from edgeprune.compiler.request import Request, configure
 from edgeprune.errors import BadData, BadOption
 from edgeprune.frontends.checkpoint import Loaded, Source, load
 from edgeprune.frontends.detector import with_classes
-from edgeprune.model import ModelSpec, TorchModel, file_digest
+from edgeprune.model import ModelSpec, Surgery, TorchModel, file_digest
 from edgeprune.tasks import sources
 from edgeprune.tasks.base import Task
 from edgeprune.tasks.boxes.dataset import is_detection
@@ -129,7 +129,8 @@ def _told_by_task(request: Request) -> ModelSpec | None:
 
 def _given(module: nn.Module | TorchModel, task: Task | None, request: Request) -> Loaded:
     if isinstance(module, TorchModel):
-        model = module.clone()
+        # What it was cut from is not here: it counts as uncut, and only its zeros are to stay.
+        model = dataclasses.replace(module.clone(), surgery=Surgery(masks=module.surgery.masks))
     else:
         spec = task.spec() if task else _told_by_task(request)
         shape = request.input_shape or (spec.input_shape if spec else None)

@@ -12,7 +12,7 @@ from edgeprune.errors import BadModel, UnmetRequirement
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
 from edgeprune.passes.hints import Hints
-from edgeprune.passes.training import Training, ahead
+from edgeprune.passes.training import Training, ahead, seeded
 from edgeprune.tasks.base import Batch, Task
 from edgeprune.threads import threads
 
@@ -73,14 +73,14 @@ class Finetune(Pass[TorchModel, TorchModel]):
         with threads(ctx.train_threads):
             state = Training.start(model, self.momentum, self.weight_decay, self.average, ctx)
             if self.hints:
-                before = ctx.original.surgery
-                state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs, before)
+                state.hints = Hints(state.module, state.teacher, model.surgery, model.inputs)
             if state.unscored is not None:
                 state.score(ctx)
             for epoch in range(state.epoch, self.epochs):
                 if self.patience and epoch - state.best_epoch >= self.patience:
                     break
-                loss = self._epoch(state, ctx.task, ctx, epoch)
+                with seeded(ctx.device, ctx.seed, epoch):
+                    loss = self._epoch(state, ctx.task, ctx, epoch)
                 state.finish(epoch, loss, ctx)
         ctx.record("epochs", state.log)
         ctx.record("best_epoch", state.best_epoch)
@@ -109,7 +109,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
         return total / max(steps, 1)
 
     def _loss(self, state: Training, task: Task, batch: Batch, ctx: Context) -> Tensor:
-        inputs = batch.inputs.to(ctx.device).contiguous(memory_format=state.layout)
+        batch = batch.to(ctx.device)
+        inputs = batch.inputs.contiguous(memory_format=state.layout)
         output = state.module(inputs)
         loss = task.loss(output, batch._replace(inputs=inputs))
         if self.distillation == self.hints == 0.0:

@@ -18,23 +18,21 @@ FAINT = 1e-3
 """Of the batch's mean: features of less count as this much. The few channels that a layer kept can all be dark in an
 image, of which any error would be an endless share.
 """
-UNCUT = Surgery()
 
 
 class Hints:
     """What flows between the layers of a student and between those of its teacher; hooks on both, until ``close``.
 
-    ``surgery`` made the student, ``before`` the teacher where that was cut too; both count from the uncut model.
+    ``surgery`` made the student of the teacher, which is uncut. Both are on one device; ``inputs`` may be elsewhere.
     """
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, surgery: Surgery, inputs: tuple[Tensor, ...],
-        before: Surgery = UNCUT,
-    ) -> None:  # fmt: skip
+        self, student: nn.Module, teacher: nn.Module, surgery: Surgery, inputs: tuple[Tensor, ...]
+    ) -> None:
         there = dict(student.named_modules(remove_duplicate=False))
         self._names = [name for name in readers(teacher, inputs) if geometry(there.get(name, nn.Identity()))]
         self._layers = [teacher.get_submodule(name) for name in self._names]
-        self._kept = [_places(name, surgery, before) for name in self._names]
+        self._kept = [surgery.kept.get(name, (None, None))[1] for name in self._names]
         self._given: dict[tuple[bool, int], Tensor] = {}
         self._hooks = [
             module.get_submodule(name).register_forward_pre_hook(self._keeper(of_teacher, number))
@@ -74,18 +72,12 @@ class Hints:
             hook.remove()
 
 
-def _places(name: str, surgery: Surgery, before: Surgery) -> list[int] | None:
-    """Return which of the teacher's inputs a layer of the student kept; None for all of them."""
-    kept, there = (one.kept.get(name, (None, None))[1] for one in (surgery, before))
-    if kept is None:
-        return None
-    return list(kept) if there is None else [list(there).index(channel) for channel in kept]
-
-
 def readers(module: nn.Module, inputs: tuple[Tensor, ...]) -> Sequence[str]:
     """Return the layers with filters in the order they are called, one for each tensor that any of them is given; not
     those that are given ``inputs`` as they are.
     """
+    device = next((weight.device for weight in module.parameters()), torch.device("cpu"))
+    inputs = tuple(one.to(device) for one in inputs)
     given: list[Tensor] = list(inputs)
     found: list[str] = []
 

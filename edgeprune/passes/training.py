@@ -6,10 +6,12 @@ import copy
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -141,6 +143,15 @@ def layout(module: nn.Module, device: str) -> torch.memory_format:
                if isinstance(part, nn.Conv2d) and set(part.kernel_size) == {1} and max(part.stride) > 1)  # fmt: skip
     narrow = any(part.in_channels // part.groups < _BLOCK for part in strided)
     return torch.contiguous_format if narrow else torch.channels_last
+
+
+@contextmanager
+def seeded(device: str, seed: int, epoch: int) -> Iterator[None]:
+    """Let what is random in layers (dropout, stochastic depth) hang on seed and epoch alone, as long as this lasts."""
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+        yield
 
 
 def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

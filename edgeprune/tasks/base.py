@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +22,21 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     targets: Any
+
+    def to(self, device: str | torch.device) -> Batch:
+        """Return the batch with its images, and all tensors among its targets, on ``device``."""
+        return Batch(self.inputs.to(device), _placed(self.targets, device))
+
+
+def _placed(value: Any, device: str | torch.device) -> Any:
+    """Return a tensor, or those in lists, tuples and dicts, on ``device``, and anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {name: _placed(one, device) for name, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_placed(one, device) for one in value)
+    return value
 
 
 @dataclass(frozen=True)

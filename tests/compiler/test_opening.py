@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from edgeprune.compiler.opening import open_request
 from edgeprune.compiler.request import Request
 from edgeprune.errors import BadModel, BadOption
-from edgeprune.model import ModelSpec, TorchModel, file_digest
+from edgeprune.model import ModelSpec, Surgery, TorchModel, file_digest
 
 TASK = """
 from edgeprune.tasks.classification import Classification
@@ -98,6 +99,9 @@ def test_a_torch_model_keeps_its_own_input_and_head(at: Path) -> None:
     model = TorchModel(tiny.trained(), spec, (torch.zeros(1, 3, 12, 12),))
     opened = open_request(Request(data=Path("data.npz")), model)
     assert (opened.original.spec.mean, opened.original.spec.head) == ((0.1, 0.1, 0.1), {"kind": "linear"})
+    cut = Surgery({"body.0": ((0, 1), None)}, ("block",), {"act": "relu"}, {"head": 5}, ("head",))
+    opened = open_request(Request(data=Path("data.npz")), dataclasses.replace(model, surgery=cut))
+    assert opened.original.surgery == Surgery(masks={"head": 5}), "it counts as uncut, and its zeros stay"
     broken = TorchModel(tiny.trained(), spec, (torch.zeros(1, 5, 12, 12),))
     with pytest.raises(BadModel, match="the model does not run on a 1x5x12x12 input"):
         open_request(Request(data=Path("data.npz")), broken)

@@ -156,6 +156,28 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert second.scored == 4 - epoch + (epoch == 0), "nor is one scored twice"
 
 
+def test_what_dropout_drops_hangs_on_seed_and_epoch_alone(tmp_path: Path, original: TorchModel) -> None:
+    def dropping() -> TorchModel:
+        model = confident()
+        model.module.head = torch.nn.Sequential(torch.nn.Dropout(0.5), model.module.head).eval()
+        return model
+
+    scores: Any = [0.0, 1.0, 2.0, 3.0, 4.0]
+    first, task, teacher = dropping(), Answers(original, scores=scores), confident()
+    before = torch.random.get_rng_state()
+    whole, _ = tuned(tmp_path / "whole", first, task, teacher)
+    assert torch.equal(torch.random.get_rng_state(), before), "and what is random elsewhere does not hang on it"
+    torch.rand(7)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "parts", dropping(), Answers(original, stop_in=2, scores=scores))
+    torch.rand(7)
+    resumed, _ = tuned(tmp_path / "parts", dropping(), Answers(original, scores=scores[3:]))
+    assert equal(resumed, whole)
+    ctx, _ = context(tmp_path / "parts", original, task=Answers(original, scores=scores), seed=1)
+    (tmp_path / "parts" / "epoch.pt").unlink()
+    assert not equal(Finetune(epochs=4, lr=0.05).run(dropping(), ctx), whole)
+
+
 @pytest.mark.parametrize("epoch", [0, 2])
 def test_an_interruption_while_scoring_costs_no_training(
     epoch: int, tmp_path: Path, original: TorchModel, cut: TorchModel
@@ -255,23 +277,28 @@ def test_training_ends_when_nothing_gets_better(tmp_path: Path, original: TorchM
     assert task.begun == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut itself"])
-def test_hints_pull_the_features_towards_the_teachers(
-    whole: bool, tmp_path: Path, original: TorchModel, cut: TorchModel
-) -> None:
+def test_hints_pull_the_features_towards_the_teachers(tmp_path: Path, original: TorchModel, cut: TorchModel) -> None:
     from edgeprune.passes.hints import Hints
 
-    teacher, pruned = (original, cut) if whole else (cut, damaged(cut))
-    images = torch.cat([b.inputs for b in Answers(teacher).train_batches(0, 0)])
+    images = torch.cat([b.inputs for b in Answers(original).train_batches(0, 0)])
     found = {}
     for weight in (0.0, 1.0):
-        task = Answers(teacher, scores=[0.0, 1.0, 2.0, 3.0, 4.0])
-        student, _ = tuned(tmp_path / str(weight), pruned, task, original=teacher, hints=weight)
-        hints = Hints(student.module, teacher.module, student.surgery, teacher.inputs, teacher.surgery)
-        student.module(images), teacher.module(images)
+        task = Answers(original, scores=[0.0, 1.0, 2.0, 3.0, 4.0])
+        student, _ = tuned(tmp_path / str(weight), cut, task, hints=weight)
+        hints = Hints(student.module, original.module, student.surgery, original.inputs)
+        student.module(images), original.module(images)
         found[weight] = hints.distance().item()
         hints.close()
     assert found[1.0] < 0.8 * found[0.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_trains_with_all_options_and_gives_the_model_back_on_the_processor(
+    tmp_path: Path, original: TorchModel, cut: TorchModel
+) -> None:
+    ctx, _ = context(tmp_path, original, task=Answers(original, scores=[0.0, 1.0, 2.0]), device="cuda")
+    tuned_there = Finetune(epochs=2, lr=0.05, hints=1.0, average=0.5).run(cut.clone(), ctx)
+    assert not equal(tuned_there, cut) and {p.device.type for p in tuned_there.module.parameters()} == {"cpu"}
 
 
 def test_the_average_of_the_weights_is_what_is_scored_and_kept(
