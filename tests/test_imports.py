@@ -14,6 +14,7 @@ import pytest
 
 import edgeprune
 from edgeprune import find
+from edgeprune.compiler.cache import PACKAGES
 
 PACKAGE = Path(edgeprune.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -170,3 +171,12 @@ def test_public_names_and_their_homes_agree() -> None:
 def test_the_version_is_the_distribution_s() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     assert edgeprune.__version__ == project["project"]["version"]
+
+
+def test_a_package_that_decides_what_is_computed_is_in_every_key() -> None:
+    telling = {"click", "rich", "jinja2", "markupsafe", "matplotlib", "psutil", "platformdirs", "yaml"}
+    spreading = {"ray", "threadpoolctl"}
+    asked_by_their_engines = {"tensorrt_rtx", "tensorrt", "cuda", "pycuda", "pynvml"}
+    named = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    deciding = OWNERS.keys() - telling - spreading - asked_by_their_engines
+    assert {named.get(name, name.replace("_", "-")) for name in deciding} <= set(PACKAGES)

@@ -40,6 +40,8 @@ PACKAGES = (
     "sb3-contrib",
     "gymnasium",
     "scipy",
+    "scikit-learn",
+    "pillow",
     "torchvision",
     "timm",
     "torchmetrics",
