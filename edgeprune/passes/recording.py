@@ -88,8 +88,8 @@ def record(
             for searcher, widths, score in one.history
         ],
     )
-    asked = [f"{one.criterion}:{key(widths)}" for one in lost for widths in one.evaluator.known]
-    ctx.record("asked", asked + [key(widths) for widths in evaluator.known])
+    every = (*lost, measured.taken)  # another search of this build may have taken another criterion
+    ctx.record("asked", [f"{one.criterion}:{key(widths)}" for one in every for widths in one.evaluator.known])
     ctx.record(
         "finalists",
         [
