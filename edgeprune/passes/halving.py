@@ -7,11 +7,11 @@ search everything; the finalists are few, and most of them are told apart by lit
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import tempfile
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from edgeprune.agents.base import key
 from edgeprune.groups import Widths
@@ -79,10 +79,13 @@ class Halving:
         steps = max(1, round(epochs * task.train_steps()))
         ours = type(self.training).__module__.startswith("edgeprune.")
         journal = ctx.journal if ours else lambda name: {}
-        memo = journal(f"halving-{self.name}-{self.training}-{steps}-{ctx.seed}-{ctx.device}-{ctx.train_threads}")
+        name = f"halving-{self.name}-{self.training}-{steps}-{ctx.seed}-{ctx.device}-{ctx.train_threads}"
+        memo = journal(name)
         if key(widths) not in memo:
-            with tempfile.TemporaryDirectory(dir=ctx.workspace, prefix="halving-") as folder:
-                brief = Brief(task, steps)
-                inner = replace(ctx, task=brief, workspace=Path(folder), record=lambda name, value: None)
-                memo[key(widths)] = self.score(self.training.run(self.cut(widths), inner))
+            told = hashlib.sha256(f"{name}|{key(widths)}".encode()).hexdigest()
+            folder = ctx.workspace / f"halving-{told[:16]}"  # the same after a kill, so that training goes on
+            folder.mkdir(exist_ok=True)
+            inner = replace(ctx, task=Brief(task, steps), workspace=folder, record=lambda name, value: None)
+            memo[key(widths)] = self.score(self.training.run(self.cut(widths), inner))
+            shutil.rmtree(folder)
         return memo[key(widths)]

@@ -30,12 +30,19 @@ class Trained(Finetune):
 
     given: list[tuple[float, int]] = field(default_factory=list, repr=False)
     stop_at: int = field(default=99, repr=False)
+    resumed: list[float] = field(default_factory=list, repr=False)
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         assert ctx.task is not None
+        plan = float(model.module.head.bias[0].detach())
+        left = ctx.workspace / "epoch.pt"
         if len(self.given) == self.stop_at:
+            left.write_text(str(plan))
             raise KeyboardInterrupt
-        self.given.append((float(model.module.head.bias[0].detach()), ctx.task.train_steps()))
+        if left.exists():
+            assert float(left.read_text()) == plan
+            self.resumed.append(plan)
+        self.given.append((plan, ctx.task.train_steps()))
         return model
 
 
@@ -102,10 +109,11 @@ def test_an_interrupted_rung_goes_on_where_it_was(tmp_path: Path) -> None:
     first = Known(stop_at=3)
     with pytest.raises(KeyboardInterrupt):
         ranked(tmp_path, plans, first, **shared)
-    assert not list(tmp_path.iterdir()), "what a training leaves is cleared away"
     second = Known()
     found = ranked(tmp_path, plans, second, **shared)
     assert second.given[0] == (4, 2) and len(first.given + second.given) == 4 + 2
+    assert second.resumed == [4.0], "in the middle of its training, and no other in the middle of that"
+    assert not list(tmp_path.iterdir()), "what a training leaves is cleared away"
     assert found == ranked(tmp_path, plans, Trained())
 
 
