@@ -71,11 +71,13 @@ def ranked(space: Space, ranking: Ranking) -> Widths:
     thresholds = np.unique(np.concatenate(list(ranking.values())))[::-1]
 
     def plan(kept: int) -> Widths:
-        """Keep what counts for no less than the ``kept`` highest thresholds; of 0 what costs nothing."""
-        least = thresholds[kept - 1] if kept else np.inf
+        """Keep what counts for no less than the ``kept`` highest thresholds; of 0 as little as can be, even where that
+        alone saves nothing: under several ceilings, or together with others, it may.
+        """
         widths = list(space.full())
         for at, told in ranking.items():
-            widths[at] = nearest(space.cost.groups[at], int((told >= least).sum()))
+            left = int((told >= thresholds[kept - 1]).sum()) if kept else 0
+            widths[at] = nearest(space.cost.groups[at], left)
         return tuple(widths)
 
     widths = fitted(space, plan(largest(len(thresholds), lambda kept: space.share(plan(kept)) <= 1.0)))

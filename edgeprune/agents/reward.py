@@ -28,7 +28,7 @@ from edgeprune.errors import BadOption, nearest
 
 Weight = tuple[float, ...]
 """One number, or one for each free group."""
-_LEAST_ERROR = 1e-3
+_LEAST_ERROR = _LEAST_SCORE = 1e-3
 _MJ_PER_J = 1e3
 
 
@@ -68,8 +68,9 @@ def akperl(ended: Ended, a: Weight = (1.0,), b: Weight = (0.1,), c: Weight = (0.
     wanted and energy pays for it already, so c is 0 unless it is asked for. The weights may be given by layer: accuracy
     and energy are the whole network's, so that a and b count by their means, and c by layer.
     """
-    pruned = _mean_product(c, ended.removed)
-    return float(np.mean(a)) * ended.score / ended.original - float(np.mean(b)) * ended.shares["energy"] - pruned
+    kept = ended.score / max(ended.original, _LEAST_SCORE)
+    paid = float(np.mean(b)) * ended.shares["energy"] + _mean_product(c, ended.removed)
+    return float(np.mean(a)) * kept - paid
 
 
 def driving(ended: Ended, l1: Weight = (1.0,), l2: Weight = (0.1,)) -> float:
@@ -165,6 +166,8 @@ class Reward:
             if weight not in known:
                 raise BadOption(f"reward {self.name} has no weight {weight!r}"
                                 + (nearest(weight, known) if known else "; it has none"))  # fmt: skip
+        if min(dict(self.weights).get("drop", (1.0,))) <= 0.0:
+            raise BadOption("reward weight drop is the loss allowed, a fraction above 0: cost is paid within it alone")
 
     @property
     def form(self) -> Form:

@@ -66,6 +66,8 @@ class Contest:
         timed = ["latency" in budget for budget in self.budgets]
         if self.request.table is None and any(timed):
             raise BadOption("--max-latency of a comparison is of what a latency table tells; give --table FILE too")
+        if any(timed) and self.request.settings.get("sparsify", {}).get("granularity", "channel") != "channel":
+            raise BadOption("zeros make no kernel faster, so --max-latency is for sparsify.granularity=channel")
         if "no-measured-cost" in self.ablations and not all(timed):
             raise BadOption(
                 "--ablation no-measured-cost goes by MACs where others go by a table; give --table and --max-latency"

@@ -72,8 +72,8 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     """Return the recorded request, completed by what was given again, and the recipe; ``given`` says whether a module
     was.
 
-    Model, data, task, input shape and out folder may be given again; whatever would run a user's file must be.
-    Everything else comes from the recipe, but no external meter: what its file held then is not of now. Raises
+    Model, data, task and out folder may be given again; whatever would run a user's file must be. Everything else comes
+    from the recipe, whatever the request says, but no external meter: what its file held then is not of now. Raises
     BadBuild, and BadOption when a file's code would run without being named.
     """
     assert request.recipe is not None

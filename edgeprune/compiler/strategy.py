@@ -177,7 +177,9 @@ class Strategy:
     # --- with a floor alone -----------------------------------------------------------------------
 
     def _above_floor(self, cost: CostModel) -> Finished | None:
-        """Return the deepest cut that holds the floor, by bisection over the cost target; None if none does."""
+        """Return the deepest cut that holds the floor, by bisection over the cost target: of several the fastest. Where
+        none holds, the one that loses least, to be shown beside what was chosen; None where nothing was tried.
+        """
         if self.budget.max_accuracy_drop is None or not self.tools.data:
             return self._dead_only()
         targets = _targets(cost, self._aim)

@@ -76,7 +76,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     ``actions``, ``observation`` and ``reward`` say how a learning agent's episodes are played (see the files of
     edgeprune/agents); ``reward_weights`` are the reward's, such as ``a=1,b=0.5``, ``reward_grid`` several to try, such
     as ``b=0.05|0.2``, and ``ratio`` is what ``keep-or-prune`` takes. The reward trains the agent; the plan that is
-    taken is always the best true score under the ceilings. Without ``warm`` a learning agent starts from nothing.
+    taken is the best true score under the ceilings that the agent or what it was started from came to. Without ``warm``
+    a learning agent starts from nothing.
     """
 
     name = "sparsify"

@@ -55,7 +55,8 @@ def train(
         optimiser, rate, total_steps=epochs * task.train_steps(), pct_start=0.2
     )
     parts = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    numbers = [epochs, rate, seed, task.digest()]
+    layers = [f"{name} {tuple(weight.shape)}" for name, weight in model.state_dict().items()]
+    numbers = [epochs, rate, seed, task.digest(), layers]
     for epoch in range(_resumed(kept, parts, numbers), epochs):
         total = 0.0
         for batch in task.train_batches(epoch, seed):
@@ -88,7 +89,7 @@ def _resumed(path: Path | None, parts: dict[str, Any], numbers: list[Any]) -> in
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise SystemExit(f"error: {path} cannot be read ({type(error).__name__}); remove it to start anew") from error
     if not same:
-        raise SystemExit(f"error: {path} is of other data or options; remove it to start anew")
+        raise SystemExit(f"error: {path} is of another network, other data or options; remove it to start anew")
     for name, one in parts.items():
         one.load_state_dict(state[name])
     done: int = state["done"]

@@ -14,6 +14,7 @@ from edgeprune.agents.space import Space
 from edgeprune.agents.table import sensitivity
 from edgeprune.agents.uniform import even_plan, uniform_plan
 from edgeprune.groups import DROP, uniform
+from edgeprune.tally import Tallied, Tally, Term
 
 SPACE = toy_space(0.5)
 
@@ -118,6 +119,14 @@ def test_a_global_ranking_drops_blocks_only_when_no_threshold_fits() -> None:
     tight = Space(cost, {"macs": 1.05 * cost.cost(toy_space(1.0, multiple=16).minimum())["macs"]})
     assert DROP in ranked(tight, alone(tight)) and tight.share(ranked(tight, alone(tight))) <= 1.0
     assert DROP not in ranked(SPACE, alone(SPACE))
+
+
+def test_a_global_ranking_cuts_what_saves_nothing_of_the_worst_ceiling_for_the_sake_of_another() -> None:
+    first = Term("conv0", (8.0, 32.0), (32.0,), np.array([[1.0], [4.0]]))
+    cost = Tallied(toy_cost(blocks=0), [Tally("latency", [first])])
+    space = Space(cost, {"latency": 0.3 * cost.full["latency"], "macs": 0.35 * cost.full["macs"]})
+    found = ranked(space, priced(space))
+    assert space.share(found) <= 1.0 and any(0 < width < 32 for width in found[2:])
 
 
 def test_random_draws_fall_in_the_window() -> None:

@@ -86,6 +86,8 @@ def test_options_become_rewards() -> None:
         (("akperl", "a=x"), r"^sparsify.reward_weights 'a=x' is not understood; give NAME=VALUE, such as a=1,b=0.5$"),
         (("akperl", "a=1|2"), r"^sparsify.reward_weights 'a=1\|2' is not understood"),
         (("akperl", "", "b"), r"^sparsify.reward_grid 'b' is not understood; .* such as b=0.05\|0.1,c=0\|0.1$"),
+        (("accuracy-guaranteed", "drop=0"), r"^reward weight drop is the loss allowed, a fraction above 0"),
+        (("accuracy-guaranteed", "", "drop=0.01|0"), r"^reward weight drop is the loss allowed, a fraction above 0"),
         (("akperl", "", "b=nan"), r"^sparsify.reward_grid 'b=nan' is not understood"),
     ],
 )

@@ -87,6 +87,9 @@ def test_what_only_a_table_can_tell_needs_one() -> None:
     latency = budgets(latency=[Limit.parse("latency", "0.5x")])
     with pytest.raises(BadOption, match=r"^--max-latency of a comparison is of what a latency table tells; give"):
         Contest(Request(), ("random",), latency)
+    masked = Request(table=Path("t"), settings={"sparsify": {"granularity": "element"}})
+    with pytest.raises(BadOption, match=r"^zeros make no kernel faster, so --max-latency is for sparsify.granularity="):
+        Contest(masked, ("random",), latency)
     for request, chosen in ((Request(table=Path("t")), budgets()), (Request(), budgets())):
         with pytest.raises(BadOption, match=r"^--ablation no-measured-cost goes by MACs where others go by a table"):
             Contest(request, ("random",), chosen, ablations=("no-measured-cost",))

@@ -115,8 +115,9 @@ def test_an_interrupted_training_ends_as_if_nothing_had_happened(
     again = trained(None, tmp_path / "kept")
     assert "going on after epoch 1" in capsys.readouterr().out
     assert all(torch.equal(whole[name], again[name]) for name in whole)
-    with pytest.raises(SystemExit, match=r"kept is of other data or options; remove it to start anew$"):
-        train.train(example["resnet"].resnet20(), task, 3, kept=tmp_path / "kept")
+    for network, epochs in (("resnet20", 3), ("resnet32", 2)):
+        with pytest.raises(SystemExit, match=r"kept is of another network, other data or options; remove it to start"):
+            train.train(getattr(example["resnet"], network)(), task, epochs, kept=tmp_path / "kept")
     for junk in ((tmp_path / "kept").read_bytes()[:1000], b"", b"not a checkpoint"):
         (tmp_path / "kept").write_bytes(junk)
         with pytest.raises(SystemExit, match=r"kept cannot be read \(\w+\); remove it to start anew$"):
