@@ -2,11 +2,12 @@
 
     python benchmarks/peer_methods.py METHOD NETWORK MODEL FOLDER --epochs E --macs SHARE
 
-Every method starts from the same module, the same exporter and the same 256 calibration images; what is pruned is
-fine-tuned by the same pass (edgeprune's own, with the original as teacher; only edgeprune's plans tell which channels
-they kept, so only they follow its features too) and quantized by ONNX Runtime, unless pruning alone is compared. Each
-leaves its graph in FOLDER and a line of JSON on standard output: the graph's file, its runtime, MACs, seconds, peak
-memory.
+Every method starts from the same module, the same exporter and the same calibration images, 256 of them or as many as
+the task has. What is pruned has its batch norms re-estimated and is fine-tuned by the same pass, with the original as
+teacher (both edgeprune's own; only its plans tell which channels they kept, so only they follow the teacher's features
+too; and where activations are replaced, it trains after each of those steps as well). Then ONNX Runtime quantizes it,
+and NNCF for OpenVINO, unless pruning alone is compared. Each leaves its graphs in FOLDER and a line of JSON on standard
+output: the graph of each runtime, MACs, seconds, peak memory.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +39,12 @@ from edgeprune.passes.base import Context, Silent
 from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
 from edgeprune.profiles import board
+from edgeprune.recalibration import first_images, recalibrate
 from edgeprune.tracing import size_of
 
 CALIBRATION = 256
+Graphs = dict[str, Path]
+"""The graph for each runtime."""
 
 
 class Job:
@@ -47,7 +52,7 @@ class Job:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self.asked, self.folder, self.network = asked, asked.folder, NETWORKS[asked.network]
-        opened = self.network.open(asked.model)
+        opened = self.network.open(asked.model, asked.seed)
         self.model, self.task = opened.original, opened.task
         self.reached = 1.0
         bench = bench_for(board.load("host-cpu"))
@@ -73,24 +78,38 @@ class Job:
 
     def trained(self, module: nn.Module) -> TorchModel:
         """Return a pruned module, fine-tuned."""
+        recalibrate(module, first_images(self.task.calibration_batches(), CALIBRATION))
         model = TorchModel(module.eval(), self.model.spec, self.model.inputs)
         self.reached = size_of(model)["macs"] / size_of(self.model)["macs"]
         usual: dict[str, Any] = {**self.task.training, "hints": 0.0}  # a peer does not tell which channels it kept
         return Finetune(epochs=self.asked.epochs, **usual).run(model, self.context)
 
-    def ended(self, module: nn.Module) -> tuple[Path, str]:
-        """Fine-tune a pruned module, and quantize it unless pruning alone is compared."""
+    def ended(self, module: nn.Module) -> Graphs:
+        """Fine-tune a pruned module, and quantize it for each runtime unless pruning alone is compared."""
         graph = self.exported(self.trained(module))
-        return (graph, "onnxruntime") if self.asked.pruning_alone else ort_ptq(self, graph)
+        if self.asked.pruning_alone:
+            return {"onnxruntime": graph}
+        return ort_ptq(self, graph) | (nncf_openvino(self, graph) if installed("nncf", "openvino") else {})
 
 
-def fp32(job: Job) -> tuple[Path, str]:
+def installed(*packages: str) -> bool:
+    """Return whether all of these packages are there."""
+    try:
+        return bool([metadata.version(package) for package in packages])
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def fp32(job: Job) -> Graphs:
     """The original, not quantized."""
-    return job.exported(), "onnxruntime"
+    graph = job.exported()
+    return {"onnxruntime": graph} | ({"openvino": graph} if installed("openvino") else {})
 
 
-def ort_ptq(job: Job, graph: Path | None = None) -> tuple[Path, str]:
-    """ONNX Runtime's static quantization: QDQ, a scale a channel, ranges by minimum and maximum."""
+def ort_ptq(job: Job, graph: Path | None = None) -> Graphs:
+    """ONNX Runtime's static quantization: QDQ, scales by channel, ranges by extremes; weights of 7 bits where
+    the processor's 8-bit products saturate, as its documentation advises.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -104,12 +123,14 @@ def ort_ptq(job: Job, graph: Path | None = None) -> tuple[Path, str]:
     ready, done = job.folder / "ready.onnx", job.folder / "ort.onnx"
     quant_pre_process(str(graph or job.exported()), str(ready))
     name = onnx.load(str(ready)).graph.input[0].name
+    int8 = job.context.board.int8
     quantize_static(str(ready), str(done), Reader(name), QuantFormat.QDQ, per_channel=True,
+                    reduce_range=int8 is not None and int8.reduce_range,
                     activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)  # fmt: skip
-    return done, "onnxruntime"
+    return {"onnxruntime": done}
 
 
-def nncf_ort(job: Job) -> tuple[Path, str]:
+def nncf_ort(job: Job) -> Graphs:
     """NNCF's post-training quantization of the ONNX graph, under ONNX Runtime."""
     import nncf
 
@@ -117,22 +138,22 @@ def nncf_ort(job: Job) -> tuple[Path, str]:
     name, done = graph.graph.input[0].name, job.folder / "nncf.onnx"
     data = nncf.Dataset(list(job.images()), lambda image: {name: image[None]})
     onnx.save(nncf.quantize(graph, data, subset_size=CALIBRATION), str(done))
-    return done, "onnxruntime"
+    return {"onnxruntime": done}
 
 
-def nncf_openvino(job: Job) -> tuple[Path, str]:
+def nncf_openvino(job: Job, graph: Path | None = None) -> Graphs:
     """NNCF's post-training quantization of the OpenVINO model, under OpenVINO."""
     import nncf
     import openvino
 
-    read = openvino.Core().read_model(str(job.exported()))
+    read = openvino.Core().read_model(str(graph or job.exported()))
     data = nncf.Dataset(list(job.images()), lambda image: image[None])
     done = job.folder / "nncf.xml"
     openvino.save_model(nncf.quantize(read, data, subset_size=CALIBRATION), str(done), compress_to_fp16=False)
-    return done, "openvino"
+    return {"openvino": done}
 
 
-def modelopt_ptq(job: Job) -> tuple[Path, str]:
+def modelopt_ptq(job: Job) -> Graphs:
     """ModelOpt's post-training quantization of the ONNX graph, its ranges by entropy as it has them by default; what is
     not lowered stays in float32, as processors compute it.
     """
@@ -143,10 +164,10 @@ def modelopt_ptq(job: Job) -> tuple[Path, str]:
         str(job.exported()), quantize_mode="int8", calibration_data=job.images(), calibration_eps=["cpu"],
         high_precision_dtype="fp32", output_path=str(done), log_level="ERROR",
     )  # fmt: skip
-    return done, "onnxruntime"
+    return {"onnxruntime": done}
 
 
-def torch_pruning(job: Job, norm: int, everywhere: bool) -> tuple[Path, str]:
+def torch_pruning(job: Job, norm: int, everywhere: bool) -> Graphs:
     """Torch-Pruning to the share of MACs by the L1 norm of filters or the L2 norm of whole groups (DepGraph's, without
     sparse training), the same ratio in every layer or one ranking of all channels. The ratio is found as a user would:
     by trying.
@@ -178,13 +199,15 @@ def torch_pruning(job: Job, norm: int, everywhere: bool) -> tuple[Path, str]:
     return job.ended(pruned(max(fitting, key=lambda ratio: fitting[ratio])))
 
 
-def fastnas(job: Job) -> tuple[Path, str]:
+def fastnas(job: Job) -> Graphs:
     """ModelOpt's FastNAS to the share of MACs, then as all. Wants torchprofile 0.0.4."""
     import modelopt.torch.prune as mtp
 
+    few = range(min(1000, next(split.n for split in job.task.splits() if split.name == "search")))
+
     def score(module: nn.Module) -> float:
         predict = TorchModel(module.eval(), job.model.spec, job.model.inputs).predict
-        return job.task.score(predict, "search", range(1000)).value
+        return job.task.score(predict, "search", few).value
 
     space = mtp.fastnas.FastNASConfig()  # whose widths are multiples of 32, too coarse for layers of 16 to 64
     space["nn.Conv2d"]["*"]["channel_divisor"] = space["nn.BatchNorm2d"]["*"]["feature_divisor"] = 4
@@ -198,7 +221,7 @@ def fastnas(job: Job) -> tuple[Path, str]:
     return job.ended(module)
 
 
-def ours(job: Job, **options: Any) -> tuple[Path, str]:
+def ours(job: Job, **options: Any) -> Graphs:
     """``edgeprune compile`` with the command's defaults, but for the epochs and what is named."""
     if job.asked.pruning_alone:
         options |= {"precision": "fp32", "cost": "macs"}
@@ -209,10 +232,10 @@ def ours(job: Job, **options: Any) -> tuple[Path, str]:
     result = build.report.result
     assert result is not None and result.macs
     job.reached = result.macs / size_of(job.model)["macs"]
-    return build.directory / "model.onnx", result.runtime or "onnxruntime"
+    return {result.runtime or "onnxruntime": build.directory / "model.onnx"}
 
 
-METHODS: dict[str, Callable[[Job], tuple[Path, str]]] = {
+METHODS: dict[str, Callable[[Job], Graphs]] = {
     "fp32": fp32,
     "ort-ptq": ort_ptq,
     "nncf-ort": nncf_ort,
@@ -252,9 +275,10 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(2)
     started = time.perf_counter()
     job = Job(asked)
-    graph, runtime = METHODS[asked.method](job)
+    graphs = METHODS[asked.method](job)
     told = {
-        "graph": str(graph), "runtime": runtime, "macs": job.reached, "seconds": time.perf_counter() - started,
+        "graphs": {runtime: str(graph) for runtime, graph in graphs.items()}, "macs": job.reached,
+        "seconds": time.perf_counter() - started,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
     print(json.dumps(told))

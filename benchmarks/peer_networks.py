@@ -41,9 +41,9 @@ class Network:
         told = {"model": model, "arch": self.arch, "data": data_pack() / self.data, "settings": dict(self.settings)}
         return {name: value for name, value in told.items() if value}
 
-    def open(self, model: Path) -> Opened:
-        """Return the network and its task."""
-        return open_request(Request(**self.asked(model)))
+    def open(self, model: Path, seed: int) -> Opened:
+        """Return the network and its task, whose images the seed cuts into those that choose and those that tell."""
+        return open_request(Request(**self.asked(model), seed=seed))
 
 
 def _packed(name: str) -> Callable[[Path, int], Path]:

@@ -2,19 +2,23 @@
 
     python benchmarks/peers.py [resnet20 resnet56 lite0 yolov5n] [--methods M …] [--epochs 2] [--macs 0.5] [--out DIR]
 
-Each method of peer_methods.py runs in a process of its own; what is finished is kept in --out. Scores (top-1, or
-mAP50-95) are of the images that chose nothing, by the emitted graph in its own runtime. Times are of batch 1 and one
-thread; all graphs take turns, and a ratio is taken within each round. With --pruning-alone nothing is quantized: what
-is compared is which channels go. yolov5n is first trained on KITTI's classes (--train-epochs). Wants the packages nncf,
-openvino and nvidia-modelopt, for modelopt-fastnas torchprofile 0.0.4, and for modelopt-ptq onnx-graphsurgeon, lief,
-polygraphy, cppimport and onnxconverter-common, best without what these pin; a method whose package is missing is left
-out, and the table says so. Leave the machine alone meanwhile.
+Each method of peer_methods.py runs in a process of its own, with a cache of its own; what is finished is kept in --out
+as long as neither edgeprune, these scripts, the packages nor the model change (the wall time of one that was killed is
+of what was left to do). Scores (top-1, or mAP50-95) are of the images that chose nothing, by the emitted graph in its
+own runtime. Times are of batch 1 and one thread; all graphs take turns, and a ratio is taken within each round. With
+--pruning-alone nothing is quantized: what is compared is which channels go. yolov5n is first trained on KITTI's classes
+(--train-epochs); its search split has some 100 images and lite0's 250, of which one is more than the default --floor.
+Wants the packages nncf, openvino and nvidia-modelopt, for modelopt-fastnas torchprofile 0.0.4, and for modelopt-ptq
+onnx-graphsurgeon, lief, polygraphy, cppimport and onnxconverter-common, best without what these pin; what is left out
+or fails is told under the table. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -27,15 +31,19 @@ import numpy as np
 import torch
 from conditions import conditions, load, spread, table
 from numpy.typing import NDArray
-from peer_methods import METHODS, QUANTIZE_ALONE, options
+from peer_methods import METHODS, QUANTIZE_ALONE, installed, options
 from peer_networks import NETWORKS, made, place
 
+from edgeprune.compiler.cache import key, source_digest, versions
+from edgeprune.model import file_digest
 from edgeprune.report import Score
 from edgeprune.tasks.base import Task
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-NEEDS = {"nncf-ort": "nncf", "nncf-openvino": "openvino", "modelopt-ptq": "onnx-graphsurgeon",
-         "modelopt-fastnas": "nvidia-modelopt"}  # fmt: skip
+PEERS = ("nncf", "openvino", "nvidia-modelopt", "torch-pruning")
+NEEDS = {"nncf-ort": ("nncf",), "nncf-openvino": ("nncf", "openvino"),
+         "modelopt-ptq": ("nvidia-modelopt", "onnx-graphsurgeon"),
+         "modelopt-fastnas": ("nvidia-modelopt", "torchprofile")}  # fmt: skip
 WINDOW = 0.2
 """Seconds that a graph runs before the next has its turn."""
 
@@ -58,33 +66,47 @@ def runner(graph: Path, runtime: str) -> Run:
     return lambda images: np.asarray(compiled(images)[0])
 
 
-def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any] | None:
-    """Run a method, or read what it found before; None where its package is missing or it failed, which is said."""
+class LeftOut(Exception):
+    """A method that has no row, and why."""
+
+
+def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """Run a method, or read what it found before. Raises LeftOut where its package is missing or it failed."""
+    needs = [package for package in NEEDS.get(method, ()) if not installed(package)]
+    if needs:
+        raise LeftOut(f"left out, {', '.join(needs)} not installed")
     passed = [f"--{name}={getattr(asked, name)}" for name in ("epochs", "macs", "floor", "seed")]
     passed += [f"--evaluations={asked.evaluations}"] if asked.evaluations else []
     passed += ["--pruning-alone"] if asked.pruning_alone else []
-    folder = place(network, asked.out, asked.train_epochs) / "".join([method, *passed])
+    folder = place(network, asked.out, asked.train_epochs) / "".join([method, *passed]) / decided_by(model)
     kept = folder / "found.json"
     if kept.is_file():
         told: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return told
-    package = NEEDS.get(method)
-    if package is not None:
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
-            print(f"- {network}, {method}: left out, {package} is not installed", flush=True)
-            return None
+    folder.mkdir(parents=True, exist_ok=True)
     script = str(Path(__file__).with_name("peer_methods.py"))
     command = [sys.executable, script, method, network, str(model), str(folder), *passed]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with (folder / "errors.txt").open("w", encoding="utf-8") as errors:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False,
+            env={**os.environ, "EDGEPRUNE_CACHE": str(folder.resolve() / "cache")},
+        )  # fmt: skip
     if done.returncode:
-        print(f"- {network}, {method}: failed: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}", flush=True)
-        return None
+        said = (folder / "errors.txt").read_text(encoding="utf-8").strip().splitlines() or ["no reason"]
+        raise LeftOut(f"failed: {said[-1]} ({folder / 'errors.txt'})")
     told = json.loads(done.stdout.strip().splitlines()[-1])
     kept.write_text(json.dumps(told), encoding="utf-8")
     print(f"- {network}, {method}: {told['seconds']:.0f} s", flush=True)
     return told
+
+
+def decided_by(model: Path) -> str:
+    """Return a hash of all that decides what a method finds, but its options and the data."""
+    scripts = [file_digest(Path(__file__).with_name(name)) for name in ("peer_methods.py", "peer_networks.py")]
+    peers = [metadata.version(package) for package in PEERS if installed(package)]
+    files = sorted(model.rglob("*")) if model.is_dir() else [model]
+    digest = hashlib.sha256("".join(file_digest(one) for one in files if one.is_file()).encode()).hexdigest()
+    return key(source_digest(), versions(), scripts, peers, digest)[:16]
 
 
 def scored(run: Run, task: Task) -> Score:
@@ -109,47 +131,67 @@ def timed(runs: dict[str, Run], shape: tuple[int, ...], rounds: int) -> dict[str
 
 
 def compared(network: str, asked: argparse.Namespace) -> str:
-    """Return one network's table."""
+    """Return one network's table, and under it what has no row."""
     model = made(network, place(network, asked.out, asked.train_epochs) / "model", asked.train_epochs)
-    methods = [one for one in asked.methods if not (asked.pruning_alone and one in QUANTIZE_ALONE)]
-    told = {method: found_by(method, network, model, asked) for method in methods}
-    facts = {method: one for method, one in told.items() if one is not None}
-    if "fp32" not in facts:
+    facts: dict[str, dict[str, Any]] = {}
+    runs: dict[str, Run] = {}
+    absent = []
+    for method in asked.methods:
+        if asked.pruning_alone and method in QUANTIZE_ALONE:
+            continue
+        try:
+            facts[method] = found_by(method, network, model, asked)
+        except LeftOut as why:
+            absent.append(f"- {network}, {method}: {why}")
+            print(absent[-1], flush=True)
+    graphs = {f"{method}|{runtime}": Path(graph) for method, one in facts.items()
+              for runtime, graph in one["graphs"].items()}  # fmt: skip
+    for name, graph in graphs.items():
+        try:
+            runs[name] = runner(graph, name.partition("|")[2])
+        except Exception as why:  # a graph that its runtime does not take is a finding too
+            absent.append(f"- {network}, {name}: does not load: {' '.join(str(why).split())[:200]}")
+    base = "fp32|onnxruntime"
+    if base not in runs:
         sys.exit("fp32 is what all others are held against; do not leave it out")
-    opened = NETWORKS[network].open(model)
-    runs = {method: runner(Path(one["graph"]), one["runtime"]) for method, one in facts.items()}
-    scores = {method: scored(run, opened.task) for method, run in runs.items()}
+    opened = NETWORKS[network].open(model, asked.seed)
+    scores = {name: scored(run, opened.task) for name, run in runs.items()}
     times = timed(runs, opened.original.spec.input_shape, asked.rounds)
     rows = []
-    for method, one in facts.items():
-        faster = [base / own for base, own in zip(times["fp32"], times[method], strict=True)]
-        drop, error = scores["fp32"].drop_to(scores[method])
-        graph = Path(one["graph"])
-        size = sum(path.stat().st_size for path in {graph, graph.with_suffix(".bin")} if path.is_file())
-        score, lost = f"{100 * scores[method].value:.2f}", f"{100 * drop:.2f} ± {196 * error:.2f}"
-        rows.append((method, one["runtime"], score, lost, spread(faster), f"{size / 1e3:.0f}", f"{one['macs']:.3f}",
+    for name in runs:
+        method, _, runtime = name.partition("|")
+        faster = [whole / own for whole, own in zip(times[base], times[name], strict=True)]
+        drop, error = scores[base].drop_to(scores[name])
+        files = {graphs[name], graphs[name].with_suffix(".bin")}
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        score, lost = f"{100 * scores[name].value:.2f}", f"{100 * drop:.2f} ± {196 * error:.2f}"
+        one = facts[method]
+        rows.append((method, runtime, score, lost, spread(faster), f"{size / 1e3:.0f}", f"{one['macs']:.3f}",
                      f"{one['seconds']:.0f}", f"{one['peak_mb']:.0f}"))  # fmt: skip
     titles = ("method", "runtime", f"{opened.task.metric}, %", "drop, points (95 %)", "times faster than fp32", "kB",
               "MACs", "wall, s", "peak, MB")  # fmt: skip
-    return f"## {network}\n\n{table(titles, rows)}\n"
+    images = ", ".join(f"{split.name} {split.n}" for split in opened.task.splits())
+    return "\n".join([f"## {network}\n\n{table(titles, rows)}", f"- images: {images}", *absent, ""])
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56"], choices=list(NETWORKS))
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options(parser)
     parser.add_argument("--train-epochs", type=int, default=60, help="of yolov5n's head at most, before all else")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("build/peers"))
     asked = parser.parse_args(arguments)
+    unknown = sorted(set(asked.networks) - set(NETWORKS))
+    if unknown:
+        parser.error(f"unknown network {unknown[0]}; known: {', '.join(NETWORKS)}")
     torch.set_num_threads(1)
     before = load()
-    tables = [compared(network, asked) for network in asked.networks]
-    print("\n".join(tables))
-    names = ("nncf", "openvino", "nvidia-modelopt", "torch-pruning")
-    installed = {name for name in names if any(one.metadata["Name"] == name for one in metadata.distributions())}
-    print(conditions(before, peers=", ".join(f"{name} {metadata.version(name)}" for name in sorted(installed)),
+    for network in asked.networks or NETWORKS:
+        print(compared(network, asked), flush=True)
+    peers = [name for name in PEERS if installed(name)]
+    print(conditions(before, peers=", ".join(f"{name} {metadata.version(name)}" for name in peers),
                      epochs=asked.epochs, macs=asked.macs, floor=asked.floor, seed=asked.seed, rounds=asked.rounds,
                      evaluations=asked.evaluations or "compile's own", train_epochs=asked.train_epochs))  # fmt: skip
 
