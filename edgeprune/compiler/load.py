@@ -16,7 +16,7 @@ from edgeprune.errors import BadBuild, BadOption
 from edgeprune.frontends import checkpoint
 from edgeprune.frontends.checkpoint import Source, read_safetensors, skeleton
 from edgeprune.frontends.detector import with_classes
-from edgeprune.model import METADATA_KEY, ModelSpec, TorchModel, file_digest
+from edgeprune.model import METADATA_KEY, ModelSpec, Surgery, TorchModel, file_digest
 
 
 def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | None = None) -> nn.Module:
@@ -31,7 +31,10 @@ def load(directory: str | Path, *, arch: str | None = None, module: nn.Module | 
 
 
 def reopen(folder: Path, arch: str | None, module: nn.Module | None = None) -> TorchModel:
-    """Return the model of a build as ``load`` does, with what its own file says of its input; it counts as uncut."""
+    """Return the model of a build as ``load`` does, with what its own file says of its input.
+
+    It counts as uncut; weights that a mask holds at zero are to stay there.
+    """
     manifest = read_manifest(folder)
     for name in ("model.safetensors", "recipe.json"):
         recorded = manifest["files"].get(name, {}).get("sha256")
@@ -45,7 +48,8 @@ def reopen(folder: Path, arch: str | None, module: nn.Module | None = None) -> T
     weights = folder / "model.safetensors"
     found = with_weights(_original(recipe, weights, arch, module), cuts, weights).module.eval()
     spec = _spec(weights)
-    return TorchModel(found, spec, (torch.randn(spec.input_shape, generator=torch.Generator().manual_seed(0)),))
+    inputs = (torch.randn(spec.input_shape, generator=torch.Generator().manual_seed(0)),)
+    return TorchModel(found, spec, inputs, Surgery(masks=cuts.masks))
 
 
 def _spec(weights: Path) -> ModelSpec:

@@ -35,10 +35,8 @@ def build(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
             tiny.install(tiny.Clock(), patch.setattr)
             patch.setenv("EDGEPRUNE_CACHE", str(folder / "cache"))
             patch.chdir(inputs)
-            given = {**tiny.QUICK, "settings": settings, **options}
-            return edgeprune.compile(
-                "net.safetensors", arch="net.py:net", data="data.npz", out=folder / out, **given
-            )
+            given = {"model": "net.safetensors", "arch": "net.py:net", **tiny.QUICK, "settings": settings, **options}
+            return edgeprune.compile(data="data.npz", out=folder / out, **given)
 
     return go
 
@@ -134,6 +132,16 @@ def test_a_recipe_gives_the_same_bytes_and_load_the_same_zeros(quarter: Any, inp
         assert int(weight.count_nonzero()) == entry
         if name in found and found[name].dtype == np.float32:
             assert np.array_equal(found[name] == 0, weight.detach().numpy() == 0)
+
+
+def test_channels_of_a_masked_build_can_go_and_its_zeros_stay(build: Build, quarter: Any, inputs: Path) -> None:
+    again = build("again", "channel", model=quarter.directory, arch=str(inputs / "net.py:net"), max_macs="0.9x",
+                  max_accuracy_drop=0.9, precision="fp32", epochs=2)  # fmt: skip
+    result, original = again.report.result, again.report.baseline
+    assert original.nonzero_parameters == quarter.report.result.nonzero_parameters
+    assert result.parameters < original.parameters and result.nonzero_parameters <= original.nonzero_parameters
+    zeros = [np.mean(weights == 0) for weights in filters(again.directory / "model.onnx").values()]
+    assert max(zeros) > 0.5, "training left them"
 
 
 def test_a_floor_alone_is_bisected_over_what_is_not_zero(build: Build) -> None:
