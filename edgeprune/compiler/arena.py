@@ -108,14 +108,15 @@ class Arena:
 
     def key(self, cell: Cell) -> str:
         """Return the hash of everything that decides what a cell finds, and on which processor."""
-        return key(SCHEMA, self._search_key(cell), describe(cell.method.finetune))
+        training = cell.method.finetune
+        return key(SCHEMA, self._search_key(cell), describe(training), self._runtime(training.epochs > 0))
 
     def _search_key(self, cell: Cell) -> str:
         """Return the hash of everything that decides which plan a cell takes: whatever but its fine-tuning."""
         method = cell.method
         return key(
-            "searched", SCHEMA, self.identity, self._runtime(), describe(method.sparsify), describe(self.usual),
-            code_digest([method.agent]), method.warm, cell.seed, self.limits(cell),
+            "searched", SCHEMA, self.identity, self._runtime(method.sparsify.halving > 0.0), describe(method.sparsify),
+            describe(self.usual), code_digest([method.agent]), method.warm, cell.seed, self.limits(cell),
         )  # fmt: skip
 
     def dense(self) -> dict[str, float]:
@@ -199,7 +200,8 @@ class Arena:
         """Cut, audit, train, audit again, read the test split once. Cells that end in the same model share it."""
         training = cell.method.finetune
         trained = (describe(training), cell.seed) if training.epochs else None
-        name = key("compared", self.identity, self._runtime(), describe(self.usual), plan_key(widths), trained)
+        runtime = self._runtime(trained is not None)
+        name = key("compared", self.identity, runtime, describe(self.usual), plan_key(widths), trained)
         with self.store.open(name) as folder:
             record = finished(folder)
             if record is None:
@@ -239,13 +241,15 @@ class Arena:
         assert isinstance(graph, OnnxModel)
         return graph
 
-    def _runtime(self) -> str:
-        """Return the key of what computes and times: scores are the same to the bit on one kind of processor alone."""
+    def _runtime(self, trains: bool = False) -> str:
+        """Return the key of what computes and times: scores are the same to the bit on one kind of processor alone, and
+        weights that it ``trains`` by one number of threads.
+        """
         means = self.means
         board = means.board.model_dump(exclude={"detected"})
         graph = [describe(one) for one in self.ending]
-        return key(self._processor(), board, self.bench.identity, graph, means.threads, means.train_threads,
-                   means.device)  # fmt: skip
+        trainer = (means.train_threads, means.device) if trains else None
+        return key(self._processor(), board, self.bench.identity, graph, means.threads, trainer)
 
     def _processor(self) -> dict[str, Any]:
         return {name: self.bench.processor().get(name) for name in ("cpu", "machine", "isa")}

@@ -319,6 +319,9 @@ def test_cells_that_differ_in_fine_tuning_alone_share_the_search(
         c.model_copy(update=trained) for c in done.report.cells
     ]
     assert all(c.tuned is None for c in report.cells)
+    monkeypatch.setattr("edgeprune.compiler.comparison.cores", lambda: 7)
+    assert again(epochs=0)[1] == [], "where nothing is trained, threads to train with do not matter"
+    assert again(agents=("random",), max_macs="0.3x")[1] == ["random"] * 2 and searched == []
     again(epochs=0, seed=9, agents=("random",), max_macs="0.3x")
     assert searched == ["random"] * 2
 
