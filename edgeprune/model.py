@@ -147,7 +147,7 @@ class TorchModel:
             raise BadModel("the model's output is not finite on its example input")
 
     def digest(self) -> str:
-        """Return the sha256 over the exported graph, the weights and the spec.
+        """Return the sha256 over the exported graph, the weights, the spec and which of the weights are masked.
 
         Raises BadModel when torch.export cannot capture the module.
         """
@@ -160,6 +160,8 @@ class TorchModel:
             ) from error
         digest = hashlib.sha256(program.graph_module.code.encode())
         digest.update(self.spec.to_json().encode())
+        if self.surgery.masks:
+            digest.update(json.dumps(dict(self.surgery.masks), sort_keys=True).encode())
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
