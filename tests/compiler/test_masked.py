@@ -142,6 +142,9 @@ def test_channels_of_a_masked_build_can_go_and_its_zeros_stay(build: Build, quar
     assert result.parameters < original.parameters and result.nonzero_parameters <= original.nonzero_parameters
     zeros = [np.mean(weights == 0) for weights in filters(again.directory / "model.onnx").values()]
     assert max(zeros) > 0.5, "training left them"
+    replayed = build("replayed", "channel", model=quarter.directory, arch=str(inputs / "net.py:net"),
+                     recipe=again.directory)  # fmt: skip
+    assert (replayed.directory / "model.onnx").read_bytes() == (again.directory / "model.onnx").read_bytes()
 
 
 def test_a_floor_alone_is_bisected_over_what_is_not_zero(build: Build) -> None:

@@ -19,6 +19,7 @@ from edgeprune.errors import BadModel, NoSpace, UnmetRequirement
 from edgeprune.model import Surgery, TorchModel
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
+from edgeprune.passes.training import seeded
 from edgeprune.surgery import rebuild
 from edgeprune.tasks.base import Task
 
@@ -173,9 +174,15 @@ def test_what_dropout_drops_hangs_on_seed_and_epoch_alone(tmp_path: Path, origin
     torch.rand(7)
     resumed, _ = tuned(tmp_path / "parts", dropping(), Answers(original, scores=scores[3:]))
     assert equal(resumed, whole)
-    ctx, _ = context(tmp_path / "parts", original, task=Answers(original, scores=scores), seed=1)
-    (tmp_path / "parts" / "epoch.pt").unlink()
-    assert not equal(Finetune(epochs=4, lr=0.05).run(dropping(), ctx), whole)
+
+
+def test_every_seed_and_epoch_draws_its_own() -> None:
+    def drawn(seed: int, epoch: int) -> float:
+        with seeded("cpu", seed, epoch):
+            return float(torch.rand(()))
+
+    assert len({drawn(seed, epoch) for seed in (0, 1, 2**32 - 1) for epoch in (0, 1)}) == 6
+    assert drawn(1, 0) == drawn(1, 0)
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
