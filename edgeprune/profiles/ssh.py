@@ -28,6 +28,8 @@ _SSH_FAILED = 255
 _LONGEST_SOCKET = 104
 """Bytes of a socket's path, the smallest limit among systems; OpenSSH adds a name of 40 and a suffix of 17."""
 _SOCKET_NAME = 60
+_HANG_UP = 2.0
+"""Seconds that the holder of a shared connection gets to end."""
 _TRIES = 3
 _ADVICE = (
     ("REMOTE HOST IDENTIFICATION HAS CHANGED", "its host key is not the one in known_hosts: if the board was set up "
@@ -45,6 +47,7 @@ class Ssh:
     """``user@host:port``; what is not given is left to OpenSSH's own configuration.
 
     ``options`` go to every call, as ``-o KEY=VALUE``. A line that drops is tried again after ``pause`` seconds.
+    ``sockets`` is the folder of a shared connection's socket.
     """
 
     host: str
@@ -52,6 +55,7 @@ class Ssh:
     port: int | None = None
     options: tuple[str, ...] = ()
     pause: float = 2.0
+    sockets: Path | None = None
 
     @staticmethod
     def parse(url: str) -> Ssh:
@@ -92,13 +96,24 @@ class Ssh:
         if len(str(folder)) > _LONGEST_SOCKET - _SOCKET_NAME:
             return self
         options = ("ControlMaster=auto", f"ControlPath={folder}/%C", "ControlPersist=60")
-        return dataclasses.replace(self, options=(*self.options, *options))
+        return dataclasses.replace(self, options=(*self.options, *options), sockets=folder)
 
     def hang_up(self) -> None:
-        """End the shared connection, if there is one; files and processes there stay as they are."""
+        """End the shared connection, if there is one; files and processes there stay as they are.
+
+        OpenSSH answers before the connection's holder has ended, which takes its socket along; the socket of a holder
+        that was killed stays, and is removed here.
+        """
+        if self.sockets is None or not self.sockets.is_dir():
+            return
         command = [*self._ssh()[:-2], "-O", "exit", "--", self._who]
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(command, capture_output=True, timeout=10)
+        end = time.monotonic() + _HANG_UP
+        while (left := [p for p in self.sockets.iterdir() if p.is_socket()]) and time.monotonic() < end:
+            time.sleep(0.02)
+        for socket in left:
+            socket.unlink(missing_ok=True)
 
     def run(self, command: Sequence[str], timeout: float, data: bytes = b"", again: bool = True) -> bytes:
         """Run a command, whose words arrive there as they are, and return what it prints.

@@ -196,6 +196,16 @@ def _share(sshd: Sshd, folder: Path) -> None:
     shared.hang_up()  # there is nothing any more
 
 
+@real
+def test_hanging_up_on_a_holder_that_was_killed() -> None:
+    """Its socket lies there and nobody answers any more."""
+    with tempfile.TemporaryDirectory(prefix="ep-") as short, socket.socket(socket.AF_UNIX) as dead:
+        shared = Ssh("127.0.0.1").shared(Path(short))
+        dead.bind(f"{short}/of-a-dead-one")
+        shared.hang_up()
+        assert list(Path(short).iterdir()) == []
+
+
 def test_a_folder_too_long_for_a_socket(tmp_path: Path) -> None:
     board = Ssh("board")
     assert board.shared(tmp_path / ("x" * 80)) is board
