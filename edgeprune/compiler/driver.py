@@ -119,14 +119,17 @@ def _compile(
     require_writable(request.out)
     with threads(1):  # whatever is not told otherwise, so that bytes do not hang on the core count
         recipe = None
+        notes: tuple[str, ...] = ()
         if request.recipe is not None:
-            request, recipe = replay.adopt(request, given=module is not None)
-            passes = replay.passes(recipe)
+            asked = request
+            request, recipe = replay.adopt(asked, given=module is not None)
+            passes, notes = replay.passes(recipe), replay.overruled(asked, request)
         opened = open_request(request, module, task)
         if recipe is not None:
             replay.check(recipe, opened)
         if request.preset is not None and passes is None:
-            opened = dataclasses.replace(opened, notes=(*opened.notes, *preset(request.preset).warnings()))
+            notes = tuple(preset(request.preset).warnings())
+        opened = dataclasses.replace(opened, notes=(*opened.notes, *notes))
         for note in opened.notes:
             progress.note(note)
         tools = _tools(request, opened, agent) if passes is None else None

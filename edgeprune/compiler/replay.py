@@ -93,6 +93,14 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     return dataclasses.replace(recorded, **{**again, **own}), recipe
 
 
+def overruled(given: Request, adopted: Request) -> tuple[str, ...]:
+    """Return a note for the report where the recipe has it otherwise than what was ``given`` beside it."""
+    usual = Request()
+    names = (f.name for f in dataclasses.fields(Request) if f.name != "trust_pickle")  # a permission, not a wish
+    left = [name for name in names if getattr(given, name) not in (getattr(usual, name), getattr(adopted, name))]
+    return (f"a recipe is replayed as it was made; left aside: {', '.join(left)}",) if left else ()
+
+
 def require_repeated(recipe: Recipe, role: str, then: str, now: str | None) -> None:
     """Raise unless the user named the code again (``now``, BadOption), and it is the recorded code (BadBuild)."""
     if now is None or ".py:" not in now:

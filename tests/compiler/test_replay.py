@@ -234,6 +234,15 @@ def test_the_recipe_decides_everything_but_where_things_lie(built: Any, at: Path
     assert passes[-1].method in ("minmax", "percentile"), "the ranges that the layers were chosen by"
 
 
+def test_what_the_recipe_leaves_aside_is_told(built: Any, at: Path, tmp_path: Path) -> None:
+    """An option that says what the recipe says, or nothing, is not worth a word."""
+    asked = {"arch": "net.py:net", "data": "data.npz", "recipe": built.directory, "cost": "macs"}
+    build = edgeprune.compile(max_latency="0.9x", seed=3, out=tmp_path / "out", **asked)
+    assert "a recipe is replayed as it was made; left aside: budget, seed" in build.report.notes
+    quiet = edgeprune.compile(out=tmp_path / "quiet", **asked)
+    assert not [note for note in quiet.report.notes if "left aside" in note]
+
+
 def test_a_build_of_random_weights_is_replayed(at: Path, tmp_path: Path, clock: tiny.Clock) -> None:
     first = edgeprune.compile(
         arch="net.py:net", max_macs="0.5x", input_shape=(1, 3, 12, 12), cost="macs", out=tmp_path / "first"
