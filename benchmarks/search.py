@@ -9,6 +9,7 @@ work, so that neighbours on a shared machine count little; only evaluations per 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -128,7 +129,8 @@ def searched(
 ) -> str:
     """Search once, without a cache, and return what was spent where, as markdown."""
     limits = (("macs", TARGET * cost.full["macs"]),)
-    search = sparsify.Sparsify(agent=find.find("agents", agent)(), evaluations=evaluations, limits=limits)
+    usual = sparsify.Sparsify(agent=find.find("agents", agent)(), evaluations=evaluations, limits=limits)
+    search = dataclasses.replace(usual, **task.searching)
     facts: dict[str, Any] = {}
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -32,6 +32,10 @@ class Score:
     per_item: NDArray[np.float64]
     replicates: NDArray[np.float64] | None = None
 
+    def __post_init__(self) -> None:
+        """Turn what a task counted in (NumPy's or PyTorch's scalars, booleans) into what is stored and subtracted."""
+        vars(self).update(value=float(self.value), n=int(self.n), per_item=np.asarray(self.per_item, np.float64))
+
     def drop_to(self, other: Score) -> tuple[float, float]:
         """Return (drop, standard error) of ``other`` below this score, paired on the same images.
 

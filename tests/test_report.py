@@ -29,6 +29,14 @@ def test_other_structures_are_refused(change: dict[str, object]) -> None:
         Report.from_json(json.dumps(raw))
 
 
+def test_a_score_takes_what_a_task_counted_in() -> None:
+    """PyTorch's checkpoints refuse NumPy's scalars, and NumPy does not subtract booleans."""
+    right = np.array([True, False, True])
+    score = Score(right.mean(), np.int64(3), right)
+    assert (type(score.value), type(score.n), score.per_item.dtype) == (float, int, np.float64)
+    assert score.drop_to(Score(1 / 3, 3, ~right)) == pytest.approx((1 / 3, 2 / 3))
+
+
 def test_what_was_not_measured_is_null_and_never_zero() -> None:
     raw = json.loads(Measurement(source="unavailable").model_dump_json())
     assert raw["latency_ms"] is raw["energy_mj"] is raw["power_mw"] is raw["peak_memory_bytes"] is None

@@ -47,9 +47,12 @@ class Bayesian(Agent):
             while account.left:
                 surrogate.fit(account.evaluator.known)
                 dream.forget()
-                if not surrogate.ready:
-                    return
-                new = promising(dream, [], rng, min(BATCH, account.left))
+                count = min(BATCH, account.left)
+                if surrogate.ready:
+                    new = promising(dream, [], rng, count)
+                else:  # too few to learn from: more of the first kind
+                    drawn = dict.fromkeys(draw(env.space, rng, self.low, self.draws) for _ in range(4 * count))
+                    new = [plan for plan in drawn if plan not in account.evaluator.known][:count]
                 if not new:
                     return
                 account.scores(new)

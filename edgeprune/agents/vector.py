@@ -151,7 +151,7 @@ def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[
     account.scores(start)
     start = list(dict.fromkeys(map(env.reached, start)))
     account.scores(start)
-    if episodes:
+    if episodes and imagined:
         unlearnt = BATCH * math.ceil(max(0, LEAST - len(account.evaluator.known)) / BATCH)
         imagined = math.ceil(episodes / max(BATCH, account.left - unlearnt))
     with isolated():

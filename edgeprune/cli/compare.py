@@ -101,7 +101,7 @@ def compare_(
     \b
     Examples:
       edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --max-macs 0.5x
-      edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --agents random,greedy,evolution
+      edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --agents random,greedy,evolution \\
         --max-macs 0.7x --max-macs 0.5x --max-macs 0.3x --seeds 3 --epochs 2 --measure
       edgeprune compare r20.safetensors --arch resnet.py:resnet20 --data cifar10/ --agents ppo,random --cold
     """

@@ -74,9 +74,10 @@ from edgeprune.compiler.request import Request, data_path, default_out, parse_se
            help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
     WORKERS, TARGET, BOARD, THREADS, TABLE, ENERGY, POWER_LOG,
     option("Target", "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-           help="Where search and fine-tuning run."),
+           help="Where fine-tuning runs."),
     option("Output", "--out", type=PATH, metavar="DIR",
-           help="Folder for the build. Default: build/ and the model's name."),
+           help="Folder for the build. Default: build/ and the model's name, with -TARGET after that of a build "
+           "and -again after that of a recipe."),
     option("Output", "--recipe", type=PATH, metavar="DIR", help="Replay the decisions of an earlier build."),
     option("Output", "--config", type=PATH, is_eager=True, callback=config, metavar="FILE",
            help="edgeprune.toml with a [compile] table of these options and tables [finetune], [task], [agent], …; "
@@ -110,7 +111,8 @@ def compile_(
     request = Request(
         **rest,
         data=data and data_path(data),
-        out=out or default_out(rest["model"] or rest["recipe"], rest["arch"]),
+        out=out or default_out(rest["model"] or rest["recipe"], rest["arch"],
+                               "again" if rest["recipe"] else rest["target"]),
         settings=parse_settings(set_, config),
         budget=Budget(max_accuracy_drop, **ceilings),
     )

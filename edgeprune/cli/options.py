@@ -83,10 +83,10 @@ MODEL = options(
     option("Model", "--trust-pickle", is_flag=True,
            help="Let a pickled MODEL run the code it carries. At your own risk."),
     option("Data", "--data", type=PATH, metavar="PATH",
-           help="Image folders (train/, val/), an .npz, or a folder of *_train*.npz and *_test*.npz; also looked up "
-           "in $EDGEPRUNE_DATA."),
+           help="Folders (train/, val/), an .npz, a folder of *_train*.npz and *_test*.npz, a detector's data.yaml or "
+           "KITTI's own tree; also looked up in $EDGEPRUNE_DATA."),
     option("Data", "--task", default="auto", show_default=True, metavar="TASK",
-           help="auto, classification or file.py:Name."),
+           help="auto, classification, detection or file.py:Name."),
 )
 TARGET = option("Target", "--target", default="host-cpu", show_default=True, metavar="BOARD",
                 help="What the result runs on: a name of `edgeprune list boards` or a .toml file.")

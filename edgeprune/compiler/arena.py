@@ -50,7 +50,7 @@ class Arena:
         self.original, self.task, self.usual, self.means, self.bench = original, task, usual, means, bench
         self.store, self.ending = store, ending
         self.identity = key(original.digest(), task.digest(), means.seed, source_digest(),
-                            code_digest([task, *original.module.modules()]), versions())  # fmt: skip
+                            code_digest([task.given, *original.module.modules()]), versions())  # fmt: skip
         self.context = Context(
             board=means.board, task=task, budget=Budget(None), seed=means.seed, original=original, baseline=None,
             open=self._open, measure=bench.measure, workspace=store.folder, journal=self._journal,

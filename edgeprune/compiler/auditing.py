@@ -41,18 +41,18 @@ class Audited(Delegated):
 
     def audit(self, predict: Predict) -> Score:
         """Score a model on the images that choose nothing."""
-        return self._task.score(predict, "search", self.withheld)
+        return self.given.score(predict, "search", self.withheld)
 
     def score(self, predict: Predict, split: Split, indices: Sequence[int] | None = None) -> Score:
         """Score a model on the part of the search split that chooses, or on test; ``indices`` are within that part."""
         if split != "search":
-            return self._task.score(predict, split, indices)
+            return self.given.score(predict, split, indices)
         chosen = self.choosing if indices is None else [self.choosing[i] for i in indices]
-        return self._task.score(predict, "search", chosen)
+        return self.given.score(predict, "search", chosen)
 
     def splits(self) -> tuple[SplitInfo, ...]:
         """Return train, search, test and audit, with what they are cut from."""
-        train, search, test = self._task.splits()
+        train, search, test = self.given.splits()
         drawn = f"of {search.n}, drawn with seed {self._seed}: {search.origin}"
         return (
             train,
@@ -63,4 +63,4 @@ class Audited(Delegated):
 
     def digest(self) -> str:
         """Return the sha256 over the given task's digest and the cut."""
-        return hashlib.sha256(f"{self._task.digest()}|{self.choosing}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.given.digest()}|{self.choosing}".encode()).hexdigest()

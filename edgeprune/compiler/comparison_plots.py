@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#d64545", "#c9a227", "#2aa5b8", "#8a8f98")
-_MARKERS = "osD^vPX*"
+_COLOURS = ("#3b78d8", "#e07b22", "#2f9e62", "#b4519b", "#d64545", "#c9a227", "#2aa5b8", "#8a8f98", "#8a5a3b",
+            "#1f2f6b")  # fmt: skip
+_MARKERS = "osD^vPX*<>h"
+"""Not as many as colours: where both begin anew, they do so with other partners."""
+_BROKEN = ("--", ":", "-.", (0, (1, 3)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 5)))
+"""The lines of what differs from an agent's usual row: its start, what it was left without, or both."""
 _GRID = "#d8dade"
 
 
@@ -115,14 +119,18 @@ def _band(report: Comparison) -> str:
 
 
 def _looks(report: Comparison) -> dict[str, dict[str, Any]]:
-    """Return colour, marker and line of every method: one colour an agent, broken lines for what differs in the start.
+    """Return colour, marker and line of every method: one colour an agent, a broken line for each way to differ from
+    its usual row.
     """
     agents = list(dict.fromkeys(row.agent for row in report.rows))
-    looks = {}
+    differing = {row.method: (row.learns and not row.warm, row.ablation) for row in report.rows}
+    ways = [way for way in dict.fromkeys(differing.values()) if any(way)]
+    looks: dict[str, dict[str, Any]] = {}
     for row in report.rows:
-        at = agents.index(row.agent) % len(_COLOURS)
-        broken = ":" if row.ablation else "--" if row.learns and not row.warm else "-"
-        looks[row.method] = {"color": _COLOURS[at], "marker": _MARKERS[at], "linestyle": broken}
+        at, way = agents.index(row.agent), differing[row.method]
+        line = _BROKEN[ways.index(way)] if any(way) else "-"
+        marker, colour = _MARKERS[at % len(_MARKERS)], _COLOURS[at % len(_COLOURS)]
+        looks[row.method] = {"color": colour, "marker": marker, "linestyle": line}
     return looks
 
 

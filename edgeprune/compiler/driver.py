@@ -116,6 +116,7 @@ def _compile(
     agent: Agent | None = None,
     passes: tuple[AnyPass, ...] | None = None,
 ) -> Build:
+    _require_another(request)
     require_writable(request.out)
     with threads(1):  # whatever is not told otherwise, so that bytes do not hang on the core count
         recipe = None
@@ -124,6 +125,7 @@ def _compile(
             asked = request
             request, recipe = replay.adopt(asked, given=module is not None)
             passes, notes = replay.passes(recipe), replay.overruled(asked, request)
+            _require_another(request)
         opened = open_request(request, module, task)
         if recipe is not None:
             replay.check(recipe, opened)
@@ -160,6 +162,13 @@ def _compile(
                 report = replay.compare(recipe, workshop, choice, report)
             writing.write(request, opened, workshop, choice, report)
         return Build(writing.read_report(request.out), request.out)
+
+
+def _require_another(request: Request) -> None:
+    """Raise BadOption where the build would take the place of one that it is made from."""
+    for read in (request.model, request.recipe):
+        if read is not None and read.is_dir() and read.resolve() == request.out.resolve():
+            raise BadOption(f"--out {request.out} is the build that is read, and would be replaced; give another")
 
 
 def _tools(request: Request, opened: Opened, agent: Agent | None) -> Toolbox:

@@ -72,9 +72,10 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     """Return the recorded request, completed by what was given again, and the recipe; ``given`` says whether a module
     was.
 
-    Model, data, task and out folder may be given again; whatever would run a user's file must be. Everything else comes
-    from the recipe, whatever the request says, but no external meter: what its file held then is not of now. Raises
-    BadBuild, and BadOption when a file's code would run without being named.
+    Model, data, task, board, device and out folder may be given again; whatever would run a user's file must be. A
+    device that this machine may lack gives way to one that it has, and what only a search needs (Ray, a latency table)
+    is not looked for, nor an external meter: what its file held then is not of now. Everything else comes from the
+    recipe, whatever the request says. Raises BadBuild, and BadOption when a file's code would run without being named.
     """
     assert request.recipe is not None
     recipe = read(request.recipe)
@@ -86,10 +87,12 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
             require_repeated(recipe, role, then, now)
     if recorded.trust_pickle and not request.trust_pickle:
         raise BadOption("this recipe unpickles its model file; if you trust that file, repeat --trust-pickle")
-    again = {name: getattr(request, name) for name in ("model", "arch", "data") if getattr(request, name) is not None}
-    if request.task != "auto":
-        again["task"] = request.task
-    own = {"out": request.out, "recipe": request.recipe, "power_log": request.power_log}
+    usual, names = Request(), ("model", "arch", "data", "task", "board", "device")
+    again = {name: getattr(request, name) for name in names if getattr(request, name) != getattr(usual, name)}
+    if recorded.device == "cuda":
+        again.setdefault("device", "auto")
+    own = {name: getattr(request, name) for name in ("out", "recipe", "power_log")}
+    own |= {"table": None, "workers": None, "ray": False, "ray_address": None}
     return dataclasses.replace(recorded, **{**again, **own}), recipe
 
 

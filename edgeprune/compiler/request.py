@@ -197,10 +197,13 @@ def data_path(path: Path) -> Path:
     return path
 
 
-def default_out(source: Path | None, arch: str | None) -> Path:
-    """Return the folder of a build that was not given one: build/ and the name of the model, or of its architecture."""
+def default_out(source: Path | None, arch: str | None, again: str = "again") -> Path:
+    """Return the folder of a build that was not given one: build/ and the name of the model, or of its architecture.
+    A build that is built upon must not be its own successor: ``again`` goes after its name.
+    """
     name = source.resolve().stem if source else (arch or "model").rpartition(":")[2]
-    return Path("build") / re.sub(r"[^\w.-]+", "-", name)
+    named = f"{source.resolve().name}-{again}" if source and source.is_dir() else name
+    return Path("build") / re.sub(r"[^\w.-]+", "-", named)
 
 
 def _to_text(value: object, where: str) -> str:

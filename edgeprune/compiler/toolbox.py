@@ -113,12 +113,11 @@ def toolbox(
         agent = system.agent if agent is None else agent
     if agent is None:
         agent = "ppo" if data else "uniform"
-    if isinstance(agent, str):
-        if not data and agent != "uniform":
-            raise UnmetRequirement(f"agent {agent!r} needs data to score plans by; give --data, or --agent uniform")
-        chosen: Agent = configure(find.find("agents", agent), settings.get("agent", {}))
-    else:
-        chosen = agent
+    if isinstance(agent, str) and not data and agent != "uniform":
+        raise UnmetRequirement(f"agent {agent!r} needs data to score plans by; give --data, or --agent uniform")
+    chosen: Agent = find.find("agents", agent)() if isinstance(agent, str) else agent
+    if settings.get("agent"):
+        chosen = configure(chosen, settings["agent"])
     least, each = EVALUATIONS[effort]
     count = evaluations if evaluations is not None else max(least, each * free_groups)
     usual = dataclasses.replace(Finetune(epochs=task.epochs[effort] if epochs is None else epochs), **task.training)

@@ -35,7 +35,7 @@ class Brief(Delegated):
 
     def train_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield them; ``epoch`` has no say."""
-        epochs = (self._task.train_batches(number, seed) for number in itertools.count())
+        epochs = (self.given.train_batches(number, seed) for number in itertools.count())
         return itertools.islice(itertools.chain.from_iterable(epochs), self._steps)
 
 

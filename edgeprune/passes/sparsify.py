@@ -41,9 +41,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     ``limits`` are (quantity, ceiling) pairs on ``macs``, ``parameters`` or what ``tallies`` tell of the target, held by
     the action wall. ``evaluations`` counts every true evaluation of this search: those of the baselines that make the
     warm start, and the sensitivity table two of them share, included. An evaluation cuts the model, re-estimates its
-    batch norms on ``recalibration`` training images and runs ``images`` images of the search split (None: 2000, or 256
-    by agreement); evaluations run in parallel, one thread each, in bf16 where ``arithmetic`` is ``auto``, the processor
-    has it and the model's outputs do not suffer by it.
+    batch norms on the first ``recalibration`` of the task's calibration images (a classifier has 256) and runs
+    ``images`` images of the search split (None: 2000, or 256 by agreement); evaluations run in parallel, one thread
+    each, in bf16 where ``arithmetic`` is ``auto``, the processor has it and the model's outputs do not suffer by it.
 
     ``criterion`` says which channels of a group go first; ``auto`` takes the better of two by two evaluations each,
     which are among those of the search (see ``edgeprune.passes.criteria``). ``objective`` is what an evaluation tells

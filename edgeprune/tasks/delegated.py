@@ -17,41 +17,41 @@ class Delegated(Task):
     name = "delegated"
 
     def __init__(self, task: Task) -> None:
-        self._task = task
+        self.given = task
         vars(self).update(name=task.name, metric=task.metric)
 
     def spec(self) -> ModelSpec:
         """Return the given task's."""
-        return self._task.spec()
+        return self.given.spec()
 
     def splits(self) -> tuple[SplitInfo, ...]:
         """Return the given task's."""
-        return self._task.splits()
+        return self.given.splits()
 
     def train_batches(self, epoch: int, seed: int) -> Iterator[Batch]:
         """Yield the given task's."""
-        return self._task.train_batches(epoch, seed)
+        return self.given.train_batches(epoch, seed)
 
     def train_steps(self) -> int:
         """Return the given task's."""
-        return self._task.train_steps()
+        return self.given.train_steps()
 
     def calibration_batches(self) -> Iterator[Tensor]:
         """Yield the given task's."""
-        return self._task.calibration_batches()
+        return self.given.calibration_batches()
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the given task's."""
-        return self._task.loss(output, batch)
+        return self.given.loss(output, batch)
 
     def distance(self, output: Tensor, taught: Tensor, temperature: float) -> Tensor:
         """Return the given task's."""
-        return self._task.distance(output, taught, temperature)
+        return self.given.distance(output, taught, temperature)
 
     def score(self, predict: Predict, split: Split, indices: Sequence[int] | None = None) -> Score:
         """Return the given task's."""
-        return self._task.score(predict, split, indices)
+        return self.given.score(predict, split, indices)
 
     def digest(self) -> str:
         """Return the given task's."""
-        return self._task.digest()
+        return self.given.digest()

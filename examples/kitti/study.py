@@ -71,9 +71,10 @@ class Study:
     def search(self, agent: Agent, level: float, evaluations: int, granularity: str = "channel") -> Sparsify:
         """Return the search for the best plan that keeps ``1 - level`` of the parameters."""
         limit = (1.0 - level) * self.dense.parameters()
-        return Sparsify(
-            agent=agent, evaluations=evaluations, limits=(("parameters", limit),), granularity=granularity  # type: ignore[arg-type]
-        )
+        return Sparsify(  # the criterion is the same for all methods
+            agent=agent, evaluations=evaluations, limits=(("parameters", limit),), criterion="taylor",
+            granularity=granularity,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def rows(self, levels: Sequence[float], seeds: int) -> Iterator[Row]:
         """Yield every row, the cheap ones first."""

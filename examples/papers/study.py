@@ -1,6 +1,6 @@
 """The three published systems on CIFAR-10's ResNet-20, each under the same ceiling, beside what their papers claim.
 
-    EDGEPRUNE_DATA=data python examples/papers/study.py weights/cifar10_resnet20.safetensors
+    EDGEPRUNE_DATA=data python examples/papers/study.py data/weights/cifar10_resnet20.safetensors
 
 Every row is a build of its own, `edgeprune compile --preset NAME`, whose folder keeps the whole report. The table has
 the plan's figures on images that chose nothing, what the agent added to its warm start, and how long it took to learn;

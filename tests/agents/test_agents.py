@@ -10,6 +10,7 @@ from toy_spaces import toy_env, toy_space
 
 from edgeprune import find
 from edgeprune.agents.base import Agent
+from edgeprune.agents.bayesian import Bayesian
 from edgeprune.agents.uniform import uniform_plan
 
 NAMES = find.names("agents")
@@ -51,6 +52,12 @@ def test_no_more_is_spent_than_allowed_and_the_best_is_feasible(name: str, evalu
     assert trace.best.score == max(asked.score for asked in feasible)
     assert SPACE.share(trace.best.widths) <= 1.0
     assert 0.0 <= trace.overhead <= 1.0
+
+
+def test_few_first_plans_are_made_up_for() -> None:
+    """The surrogate wants a dozen; a search that begins with three spends all it has nevertheless."""
+    trace = Bayesian(first=3).search(toy_env(SPACE)[0], 40, 0)
+    assert trace.spent == 40
 
 
 @pytest.mark.parametrize("name", NAMES)

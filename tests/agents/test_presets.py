@@ -94,6 +94,13 @@ def test_the_curve_tells_the_imagined_episodes_and_the_best_so_far(name: str) ->
         assert lesson.best == max(scores)
 
 
+def test_without_a_surrogate_no_episode_is_imagined() -> None:
+    env, _ = toy_env(played_space("quarters", 0.5))
+    agent = configure(find.find("agents", "dqn"), {"episodes": "400", "imagined": "0"})
+    trace = agent.search(env, 24, 0)
+    assert trace.spent == 24 and trace.curve and not any(lesson.imagined for lesson in trace.curve)
+
+
 @pytest.mark.parametrize("name", [name for name in PRESETS if name not in REPAIRED])
 def test_as_printed_it_runs(name: str) -> None:
     env, trace = search(name, 60, 24)

@@ -346,6 +346,26 @@ def test_other_data_and_other_weights_reuse_nothing(again: Any, done: Done, tmp_
     assert ran == ["uniform"] * 2 and [c.journalled for c in report.cells] == [0, 1]
 
 
+def test_another_task_of_the_same_data_reuses_nothing(again: Any, tmp_path: Path) -> None:
+    """Its file is what decides, whatever it says of its digest."""
+    own = tmp_path / "own.py"
+    text = (
+        "from edgeprune.tasks.classification import Classification\n\n\n"
+        "class Own(Classification):\n"
+        "    name = 'own'\n\n"
+        "    def loss(self, output, batch):\n"
+        "        return 2 * super().loss(output, batch)\n"
+    )
+    own.write_text(text)
+    told = {"agents": ("uniform",), "max_macs": "0.3x", "epochs": 0, "measure": False, "task": f"{own}:Own",
+            "settings": {"sparsify": SETTINGS["sparsify"]}, "out": tmp_path / "own"}  # fmt: skip
+    assert again(**told)[1] == ["uniform"] * 2
+    assert again(**told)[1] == []
+    own.write_text(text.replace("2 *", "3 *"))
+    report, ran = again(**told)
+    assert ran == ["uniform"] * 2 and [cell.journalled for cell in report.cells] == [0, 1]
+
+
 def test_a_damaged_cell_is_run_again(again: Any, done: Done, tmp_path: Path) -> None:
     first, second, *_ = sorted((tmp_path / "c" / "cells").iterdir())
     first.write_bytes(first.read_bytes()[:-20])

@@ -234,6 +234,34 @@ def test_the_recipe_decides_everything_but_where_things_lie(built: Any, at: Path
     assert passes[-1].method in ("minmax", "percentile"), "the ranges that the layers were chosen by"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "now", "adopted"),
+    [
+        ({"device": "cuda"}, {}, {"device": "auto"}),
+        ({"device": "cuda"}, {"device": "cpu"}, {"device": "cpu"}),
+        ({"device": "cpu"}, {}, {"device": "cpu"}),
+        ({"board": "ssh://a"}, {}, {"board": "ssh://a"}),
+        ({"board": "ssh://a"}, {"board": "ssh://b"}, {"board": "ssh://b"}),
+        ({"table": "t.json", "cost": "measured", "ray": True, "ray_address": "ray://x", "workers": 9}, {},
+         {"table": None, "ray": False, "ray_address": None, "workers": None}),
+    ],
+)  # fmt: skip
+def test_a_replay_wants_no_machine_of_the_recipe_s(
+    recorded: dict[str, Any], now: dict[str, Any], adopted: dict[str, Any], recipe: Path
+) -> None:
+    edit(recipe, lambda r: r["request"].update(recorded))
+    request, _ = replay.adopt(Request(arch="net.py:net", recipe=recipe, **now))
+    assert {name: getattr(request, name) for name in adopted} == adopted
+
+
+def test_a_build_does_not_take_the_place_of_what_it_is_made_from(recipe: Path, at: Path) -> None:
+    kept = (recipe / "report.json").read_bytes()
+    for role in ("recipe", "model"):
+        with pytest.raises(BadOption, match=r"is the build that is read, and would be replaced; give another$"):
+            edgeprune.compile(**{role: recipe}, arch="net.py:net", data="data.npz", out=recipe / ".." / recipe.name)
+    assert (recipe / "report.json").read_bytes() == kept
+
+
 def test_what_the_recipe_leaves_aside_is_told(built: Any, at: Path, tmp_path: Path) -> None:
     """An option that says what the recipe says, or nothing, is not worth a word."""
     asked = {"arch": "net.py:net", "data": "data.npz", "recipe": built.directory, "cost": "macs"}

@@ -203,6 +203,12 @@ def test_builds_are_named_after_the_model() -> None:
     assert default_out(None, "timm:hf/some net") == Path("build/hf-some-net")
 
 
+def test_what_is_built_upon_is_no_successor_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "r18.v2").mkdir()
+    assert default_out(tmp_path / "r18.v2", None, "rtx") == Path("build/r18.v2-rtx")
+    assert default_out(tmp_path / "r18.v2", None) == Path("build/r18.v2-again")
+
+
 def test_a_request_needs_nothing() -> None:
     assert Request() == Request()
     assert Request().budget.max_accuracy_drop == 0.01

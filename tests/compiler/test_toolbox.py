@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from edgeprune.agents.ppo import Ppo
+from edgeprune.agents.random import Random
 from edgeprune.agents.uniform import Uniform
 from edgeprune.compiler.toolbox import toolbox, transfer
 from edgeprune.errors import BadOption, UnmetRequirement
@@ -25,6 +27,13 @@ def test_the_defaults() -> None:
     assert (found.sparsify.agent.name, found.sparsify.criterion, found.quantize.precision) == ("ppo", "auto", "auto")
     assert (found.evaluations, found.finetune, found.trains) == (200, Finetune(epochs=5, hints=1.0), True)
     assert found.prune.ratio == 0.0
+
+
+def test_an_agent_that_is_given_is_set_like_one_that_is_named() -> None:
+    assert tools({"agent": {"low": "0.9"}}, agent=Random(draws=7)).sparsify.agent == Random(low=0.9, draws=7)
+    assert tools(preset="driving", agent=Ppo()).sparsify.agent.episodes == 10000
+    with pytest.raises(BadOption, match=r"^uniform has no option 'low'"):
+        tools({"agent": {"low": "0.9"}}, agent=Uniform())
 
 
 def test_a_detector_trains_longer_and_a_new_head_until_it_gets_no_better() -> None:
