@@ -133,6 +133,12 @@ def holds_floor(drop: float, standard_error: float, floor: float | None) -> bool
     return floor is None or drop + standard_error <= floor
 
 
+def calls(top: int, first: int | None = None) -> int:
+    """Return how often ``largest`` asks at most, without a stride."""
+    k = (top + 1) // 2 if first is None else min(max(first, 1), top)
+    return 1 + math.ceil(math.log2(max(k, top + 1 - k))) if top > 0 else 0
+
+
 def largest(top: int, holds: Callable[[int], bool], first: int | None = None, stride: int | None = None) -> int:
     """Return the largest k in 0..top for which ``holds(k)``, by bisection.
 
@@ -140,7 +146,7 @@ def largest(top: int, holds: Callable[[int], bool], first: int | None = None, st
     monotone the answer still is a k that held when asked (or 0): it always rolls back to a point that held. ``first``
     is the first k to try, for a caller who believes in an end (default: the middle). Who believes it to be near gives a
     ``stride``: it is doubled from step to step until the end is passed, and the rest is bisected (galloping; Bentley
-    and Yao, 1976). At most ceil(log2(top)) + 2 calls, with a stride twice as many.
+    and Yao, 1976). At most as many calls as ``calls`` says, with a stride twice ceil(log2(top)) + 2.
     """
     low, high = 0, top + 1  # holds(low) is true, holds(high) is taken to be false
     k = (low + high) // 2 if first is None else min(max(first, 1), top)

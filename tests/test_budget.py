@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.budget import UNITS, Budget, Check, Limit, exit_code, holds_floor, largest, verdict
+from edgeprune.budget import UNITS, Budget, Check, Limit, calls, exit_code, holds_floor, largest, verdict
 from edgeprune.errors import BadOption
 
 
@@ -121,8 +121,18 @@ def test_bisection_finds_the_end_and_asks_little(top: int, data: st.DataObject) 
     assert largest(top, holds, first, stride) == end
     assert len(set(asked)) == len(asked)
     assert all(1 <= k <= top for k in asked)
-    bound = math.ceil(math.log2(max(top, 1))) + 2
-    assert len(asked) <= (bound if stride is None else 2 * bound)
+    most = calls(top, first) if stride is None else 2 * math.ceil(math.log2(max(top, 1))) + 4
+    assert len(asked) <= most
+
+
+@given(st.integers(1, 60), st.none() | st.integers(1, 60))
+def test_the_number_of_calls_is_the_least_that_is_sure(top: int, first: int | None) -> None:
+    def asked(end: int) -> int:
+        found: list[int] = []
+        largest(top, lambda k: found.append(k) or k <= end, first)  # type: ignore[func-returns-value]
+        return len(found)
+
+    assert calls(top, first) == max(asked(end) for end in range(top + 1))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def searches(
         left = env.evaluator.left
         # Of a single evaluation uniform makes more than a novice.
         spare = 0 if agent.learns and name == "uniform" else 1
-        if name == agent.name or left <= spare or (agent.learns and name in TABLED and table > limit * TABLE_SHARE):
+        if name == agent.name or left <= spare or (name in TABLED and not takes_table(agent, table, limit)):
             continue
         # What they would climb with is the agent's.
         options = {"climbing": False} if agent.learns and name in TABLED else {}
@@ -66,6 +66,11 @@ def searches(
         found.append(with_episodes(agent, 1 / len(rewards)).search(game, share, seed, [one.widths for one in start]))
         note(found[-1])
     return baselines, found
+
+
+def takes_table(agent: Agent, table: int, limit: int) -> bool:
+    """Return whether a search of ``limit`` evaluations measures a sensitivity table that takes ``table`` of them."""
+    return agent.name in TABLED or (agent.learns and table <= limit * TABLE_SHARE)
 
 
 def with_episodes(agent: Agent, share: float) -> Agent:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from edgeprune.agents.base import Space
 from edgeprune.agents.table import table_evaluations
-from edgeprune.budget import largest
+from edgeprune.agents.warm import takes_table
+from edgeprune.budget import calls, largest
 from edgeprune.compiler import replacing, tabling
 from edgeprune.compiler.ceilings import Ceilings, require_meter
 from edgeprune.compiler.pipeline import AnyPass
@@ -185,7 +186,8 @@ class Strategy:
         targets = _targets(cost, self._aim)
         first = max(1, math.floor(len(targets) / 3 * self._left()))
         stride = 1 if self._replacing else None  # what they left of the floor tells where the end is
-        allowance = self._allowance(cost, len(targets), stride)
+        once = calls(len(targets), first)
+        allowance = self._allowance(cost, once, once if stride is None else 2 * once + 2)
         found: dict[int, Finished] = {}
 
         def holds(k: int) -> bool:
@@ -253,7 +255,8 @@ class Strategy:
         ceiling = wanted.get(self._aim, math.inf)
         targets = _targets(cost, self._aim)
         targets = [t for t in targets if t * cost.full[self._aim] <= ceiling] or targets[-1:]
-        allowance = self._allowance(cost, len(targets))
+        shapes = max(1, calls(len(targets) - 1))
+        allowance = self._allowance(cost, shapes, shapes + ATTEMPTS)
 
         def limits(k: int) -> dict[str, float]:
             return {**wanted, self._aim: min(targets[k - 1] * cost.full[self._aim], ceiling)}
@@ -317,16 +320,18 @@ class Strategy:
         timed = [(self.workshop.recorded_measure(c), c) for c in held]
         return min(timed, key=lambda pair: (pair[0].ratio or math.inf, pair[1].macs))[1]
 
-    def _allowance(self, cost: CostModel, targets: int, stride: int | None = None) -> int:
-        """Return the evaluations of one search when a bisection over so many targets runs several.
+    def _allowance(self, cost: CostModel, searches: int, most: int) -> int:
+        """Return the evaluations of one search when a bisection is to run ``searches``, and ``most`` at worst.
 
-        The sensitivity table is the same for all of them and paid for once; what is left is shared evenly.
+        They share them evenly, but for those of a sensitivity table, which are the same for all and paid for once.
         """
-        most = math.ceil(math.log2(targets)) + 2  # as ``largest`` says
-        self._to_come = most if stride is None else 2 * most
-        searches = math.ceil(math.log2(targets + 1))
-        table = min(table_evaluations(Space(cost, {})), self.tools.evaluations // 2)
-        return table + max(1, (self.tools.evaluations - table) // searches)
+        self._to_come = most
+        search, total = self.tools.sparsify, self.tools.evaluations
+        table = min(table_evaluations(Space(cost, {})), total // 2)
+        tabled = table + (total - table) // searches
+        if (search.warm or not search.agent.learns) and takes_table(search.agent, table, tabled):
+            return max(1, tabled)
+        return max(1, total // searches)
 
 
 def _targets(cost: CostModel, aim: str) -> list[float]:

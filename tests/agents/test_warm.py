@@ -1,5 +1,6 @@
 """Who starts a learning agent, at whose cost."""
 
+import pytest
 from toy_spaces import toy_env, toy_space
 
 from edgeprune import find
@@ -37,3 +38,11 @@ def test_a_single_evaluation_is_uniforms() -> None:
     (uniform,), trace = warm.search(find.find("agents", "ppo")(), env, 0)
     assert uniform.spent == 1 and trace.spent == 0
     assert trace.best == uniform.best
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "takes"),
+    [("greedy", 5, True), ("knapsack", 5, True), ("ppo", 30, True), ("ppo", 29, False), ("evolution", 1000, False)],
+)
+def test_who_measures_a_table(name: str, limit: int, takes: bool) -> None:
+    assert warm.takes_table(find.find("agents", name)(), 10, limit) is takes

@@ -79,6 +79,14 @@ def test_the_searches_of_a_run_share_its_evaluations(decide: Any, evaluations: i
     assert searched(shop) <= max(evaluations, len(outcome.probes))
 
 
+@pytest.mark.parametrize("deepest", [0.9, 0.6, 0.1])
+def test_the_last_search_of_a_bisection_has_as_much_as_the_first(decide: Any, deepest: float) -> None:
+    """A plan that little was spent on would be trained for nothing, and taken for a floor that does not hold."""
+    _, outcome = decide(Budget(0.01), loses=lambda share: 0 if share >= deepest - 1e-9 else 100)
+    spent = [len(probe.asked) for probe in outcome.probes]
+    assert len(spent) > 2 and len(set(spent)) == 1
+
+
 def test_without_data_only_dead_channels_go(decide: Any) -> None:
     shop, outcome = decide(Budget(None), data=False)
     assert list(outcome.candidates) == ["original", "quantized-only"]
