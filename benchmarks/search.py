@@ -38,6 +38,7 @@ from edgeprune.model import TorchModel
 from edgeprune.passes import judging, sparsify
 from edgeprune.passes.base import Context
 from edgeprune.passes.pool import Threads
+from edgeprune.passes.ways import Way
 from edgeprune.profiles import board
 from edgeprune.tasks.classification import Classification
 from edgeprune.tracing import trace
@@ -68,7 +69,7 @@ class Clock:
                 (sparsify, "plan_of", "plan"),
                 (judging, "rebuild", "slice"),
                 (judging, "recalibrate", "norms"),
-                (Classification, "score", "score"),
+                (Way, "predict", "score"),
             ):
                 stack.enter_context(mock.patch.object(owner, name, self._evaluating(part, getattr(owner, name))))
             stack.enter_context(mock.patch.object(Agent, "search", self._searching(Agent.search)))
@@ -158,6 +159,8 @@ def _evaluating(clock: Clock, evaluations: int) -> str:
 def _searching(clock: Clock, facts: dict[str, Any], workers: int) -> str:
     rows = []
     for found in facts["searchers"]:
+        if found.name not in clock.wall:
+            continue  # of the rankings that chose the criterion
         own, wall = clock.searchers[found.name], clock.wall[found.name]
         rate = f"{found.evaluations / wall:.2f}"
         rows.append((found.name, str(found.evaluations), f"{found.best:.4f}", rate, f"{own:.2f}"))
