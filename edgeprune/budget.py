@@ -146,7 +146,7 @@ def largest(top: int, holds: Callable[[int], bool], first: int | None = None, st
     monotone the answer still is a k that held when asked (or 0): it always rolls back to a point that held. ``first``
     is the first k to try, for a caller who believes in an end (default: the middle). Who believes it to be near gives a
     ``stride``: it is doubled from step to step until the end is passed, and the rest is bisected (galloping; Bentley
-    and Yao, 1976). At most as many calls as ``calls`` says, with a stride twice ceil(log2(top)) + 2.
+    and Yao, 1976). At most as many calls as ``calls`` says, with a stride 2 (ceil(log2(top)) + 2).
     """
     low, high = 0, top + 1  # holds(low) is true, holds(high) is taken to be false
     k = (low + high) // 2 if first is None else min(max(first, 1), top)

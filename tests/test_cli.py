@@ -178,6 +178,24 @@ def test_every_option_reaches_the_request(driver: Driver) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (("m.pt",), "build/m"),
+        (("built", "--target", "rtx"), "build/built-rtx"),
+        (("--recipe", "built"), "build/built-again"),
+        (("built.pt", "--recipe", "built"), "build/built-again"),
+    ],
+)
+def test_a_build_that_is_read_does_not_name_the_one_that_is_written(
+    words: tuple[str, ...], out: str, driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "built").mkdir()
+    run("compile", *words)
+    assert driver.request.out == Path(out)
+
+
 def test_the_summary_goes_to_standard_output_and_chatter_does_not(driver: Driver) -> None:
     result = run("compile", "m.pt", "--out", "o")
     assert result.stdout.startswith("verdict: met")

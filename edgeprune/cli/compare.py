@@ -111,9 +111,7 @@ def compare_(
     request = Request(
         **rest,
         data=data and data_path(data),
-        out=out or default_out(rest["model"], rest["arch"]).with_name(
-            f"{default_out(rest['model'], rest['arch']).name}-compared"
-        ),
+        out=out or default_out(rest["model"], rest["arch"], "compared"),
         settings=given,
     )
     with redirect_stdout(sys.stderr):

@@ -111,8 +111,7 @@ def compile_(
     request = Request(
         **rest,
         data=data and data_path(data),
-        out=out or default_out(rest["model"] or rest["recipe"], rest["arch"],
-                               "again" if rest["recipe"] else rest["target"]),
+        out=out or _own_out(**{name: rest[name] for name in ("model", "arch", "recipe", "target")}),
         settings=parse_settings(set_, config),
         budget=Budget(max_accuracy_drop, **ceilings),
     )
@@ -129,3 +128,10 @@ def compile_(
         show(summary(report))
         click.echo(f"build: {build.directory}")
     ctx.exit(exit_code(report.verdict))
+
+
+def _own_out(model: Path | None, arch: str | None, recipe: Path | None, target: str) -> Path:
+    """Return the default --out: a build that is read does not give its name to the one that is written."""
+    if recipe is not None:
+        return default_out(recipe, arch, "again")
+    return default_out(model, arch, target if model is not None and model.is_dir() else "")

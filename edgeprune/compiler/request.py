@@ -197,13 +197,15 @@ def data_path(path: Path) -> Path:
     return path
 
 
-def default_out(source: Path | None, arch: str | None, again: str = "again") -> Path:
-    """Return the folder of a build that was not given one: build/ and the name of the model, or of its architecture.
-    A build that is built upon must not be its own successor: ``again`` goes after its name.
+def default_out(source: Path | None, arch: str | None, suffix: str = "") -> Path:
+    """Return the folder of what was not given one: build/, the name of the model, of a build or of an architecture, and
+    the suffix.
     """
-    name = source.resolve().stem if source else (arch or "model").rpartition(":")[2]
-    named = f"{source.resolve().name}-{again}" if source and source.is_dir() else name
-    return Path("build") / re.sub(r"[^\w.-]+", "-", named)
+    if source is None:
+        name = (arch or "model").rpartition(":")[2]
+    else:
+        name = source.resolve().name if source.is_dir() else source.resolve().stem
+    return Path("build") / re.sub(r"[^\w.-]+", "-", f"{name}-{suffix}" if suffix else name)
 
 
 def _to_text(value: object, where: str) -> str:

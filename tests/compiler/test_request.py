@@ -203,10 +203,10 @@ def test_builds_are_named_after_the_model() -> None:
     assert default_out(None, "timm:hf/some net") == Path("build/hf-some-net")
 
 
-def test_what_is_built_upon_is_no_successor_of_its_own(tmp_path: Path) -> None:
+def test_the_name_of_a_folder_is_whole_and_a_suffix_follows(tmp_path: Path) -> None:
     (tmp_path / "r18.v2").mkdir()
-    assert default_out(tmp_path / "r18.v2", None, "rtx") == Path("build/r18.v2-rtx")
-    assert default_out(tmp_path / "r18.v2", None) == Path("build/r18.v2-again")
+    assert default_out(tmp_path / "r18.v2", None, "boards/my pi.toml") == Path("build/r18.v2-boards-my-pi.toml")
+    assert default_out(Path("a/r20.safetensors"), None, "compared") == Path("build/r20-compared")
 
 
 def test_a_request_needs_nothing() -> None:
