@@ -259,6 +259,9 @@ def test_a_build_does_not_take_the_place_of_what_it_is_made_from(recipe: Path, a
     for role in ("recipe", "model"):
         with pytest.raises(BadOption, match=r"is the build that is read, and would be replaced; give another$"):
             edgeprune.compile(**{role: recipe}, arch="net.py:net", data="data.npz", out=recipe / ".." / recipe.name)
+    edit(recipe, lambda r: r["request"].update(model=str(at)))  # as that of a build upon a build
+    with pytest.raises(BadOption, match=r"is the build that is read, and would be replaced; give another$"):
+        edgeprune.compile(recipe=recipe, arch="net.py:net", out=at)
     assert (recipe / "report.json").read_bytes() == kept
 
 
