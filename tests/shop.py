@@ -54,7 +54,7 @@ class Made:
         return SimpleNamespace(path=Path("none"))
 
     def fact(self, one: str, name: str) -> Any:
-        known = {("sparsify", "asked"): self.asked,
+        known = {("sparsify", "asked"): {"here": dict.fromkeys(self.asked, 0.5)},
                  ("quantize", "lowered"): self.lowered, ("quantize", "method"): "percentile",
                  ("quantize", "precision"): "int8",
                  ("activation", "moved"): self.moved}  # fmt: skip

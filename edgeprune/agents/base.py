@@ -10,7 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -22,7 +22,8 @@ from edgeprune.groups import Widths
 if TYPE_CHECKING:
     from edgeprune.agents.env import SparsityEnv
 
-__all__ = ["Account", "Agent", "Asked", "Evaluator", "Lesson", "OutOfEvaluations", "Space", "Trace", "at_least", "key"]
+__all__ = ["Account", "Agent", "Asked", "Evaluator", "Lesson", "OutOfEvaluations", "Space", "Trace", "at_least", "key",
+           "widths_of"]  # fmt: skip
 
 
 class OutOfEvaluations(Exception):
@@ -41,18 +42,25 @@ def key(widths: Widths) -> str:
     return "-".join(map(str, widths))
 
 
+def widths_of(plan: str) -> Widths:
+    """Return the widths that ``key`` spelt."""
+    return tuple(map(int, plan.split("-")))
+
+
 class Evaluator:
     """Scores plans for every searcher of one run and counts true evaluations: the distinct plans the run asked for.
 
     ``score`` takes new plans and yields one finite score each, in order, higher is better; the driver evaluates them in
     parallel behind it. ``memo`` is the driver's journal by ``key(widths)``: a score found there costs no time, but
     counts as an evaluation when it is first asked for, so that a resumed run takes the same decisions. Each score is
-    written to it as it arrives. ``limit`` is for the whole run.
+    written to it as it arrives. ``limit`` is for the whole run. ``earlier`` is what other searches of the same plans
+    were told, under other ceilings: to learn from.
     """
 
     def __init__(self, score: Callable[[Sequence[Widths]], Iterable[float]], limit: int,
-                 memo: MutableMapping[str, float]) -> None:
+                 memo: MutableMapping[str, float], earlier: Mapping[Widths, float] | None = None) -> None:
         self._score, self._memo, self.limit = score, memo, limit
+        self.earlier = dict(earlier or {})
         self.known: dict[Widths, float] = {}
         self.history: list[tuple[str, Widths, float]] = []
         self.spent: Counter[str] = Counter()
@@ -63,6 +71,11 @@ class Evaluator:
     def left(self) -> int:
         """How many evaluations the run still has."""
         return self.limit - len(self.known)
+
+    @property
+    def lessons(self) -> dict[Widths, float]:
+        """Every true score there is to learn from, by canonical plan: those of earlier searches, then this one's."""
+        return {**self.earlier, **self.known}
 
     def scores(self, batch: Sequence[Widths], searcher: str, most: int | None = None) -> list[float]:
         """Return the scores of canonical plans, of which at most ``most`` may be new.

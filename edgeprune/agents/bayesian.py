@@ -45,7 +45,7 @@ class Bayesian(Agent):
         dream = Imagined(account, surrogate, self.boldness)
         with threadpool_limits(1):
             while account.left:
-                surrogate.fit(account.evaluator.known)
+                surrogate.fit(account.evaluator.lessons)
                 dream.forget()
                 count = min(BATCH, account.left)
                 if surrogate.ready:

@@ -46,7 +46,7 @@ class Imagined(Account):
     def scores(self, batch: Sequence[Widths]) -> list[float]:
         """Return what is expected of plans."""
         plans = [self.space.canonical(widths) for widths in batch]
-        known = self.evaluator.known
+        known = self.evaluator.lessons
         new = [plan for plan in dict.fromkeys(plans) if plan not in known and plan not in self._told]
         if new and not self.surrogate.ready:  # a lesson beside the plans that were evaluated; what they are worth
             self._told.update(dict.fromkeys(new, float(np.mean(list(known.values()) or [0.0]))))

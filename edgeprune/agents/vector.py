@@ -152,7 +152,7 @@ def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[
     start = list(dict.fromkeys(map(env.reached, start)))
     account.scores(start)
     if episodes and imagined:
-        unlearnt = BATCH * math.ceil(max(0, LEAST - len(account.evaluator.known)) / BATCH)
+        unlearnt = BATCH * math.ceil(max(0, LEAST - len(account.evaluator.lessons)) / BATCH)
         imagined = math.ceil(episodes / max(BATCH, account.left - unlearnt))
     with isolated():
         if imagined:
@@ -194,7 +194,7 @@ def _by_surrogate(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Ca
     stale, rng = 0, np.random.default_rng(seed)
     model, vector = _taught(env, dream, seed, list(start), make, teach)
     while account.left and stale < PATIENCE:
-        surrogate.fit(known)
+        surrogate.fit(account.evaluator.lessons)
         dream.forget()
         if surrogate.ready:
             model.learn(imagined * BATCH * env.steps, reset_num_timesteps=False)

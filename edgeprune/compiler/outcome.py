@@ -243,7 +243,8 @@ def _search(outcome: Outcome, choice: Choice, tools: Toolbox | None, preset: str
     if tools is None or not searched:
         return None
     unique = {(c.fact("sparsify", "target"), c.fact("sparsify", "evaluations")): c for c in searched}.values()
-    plans = [plan for c in unique for plan in c.fact("sparsify", "asked") or ()]
+    told = [scores for c in unique for scores in (c.fact("sparsify", "asked") or {}).items()]
+    plans = [(name, plan) for name, scores in told for plan in scores]
     asked = set(plans)
     found = sum(c.fact("sparsify", "resumed") or 0 for c in unique)  # those of this run's own searches included
     shown = choice.finished if choice.finished.fact("sparsify", "agent") else list(unique)[-1]

@@ -62,7 +62,7 @@ class Strategy:
         self.budget = workshop.means.budget
         self.outcome = Outcome({"original": workshop.source})
         self._searches: dict[tuple[tuple[str, float], ...], Sparsify] = {}
-        self._asked: set[str] = set()
+        self._asked: dict[str, dict[str, float]] = {}
         self._to_come = 1
         self._aligned = False
         self._aim = "macs"
@@ -239,7 +239,7 @@ class Strategy:
         size = ceilings.absolute.get("size", math.inf)
         for attempt in range(1, ATTEMPTS + 1):
             share = 1.0 if size == math.inf else 2 / 3  # another attempt needs some too
-            left = self.tools.evaluations - len(self._asked)
+            left = self.tools.evaluations - self._spent()
             name = f"attempt {attempt} under the ceilings"
             best = self._probe(name, ceilings.searchable(), math.ceil(share * left))
             if best.size_bytes <= size:
@@ -282,20 +282,26 @@ class Strategy:
         return [*self._replacing, self.tools.prune, self._searching(limits, evaluations)]
 
     def _noted(self, probe: Finished) -> Finished:
-        self._asked.update(probe.fact("sparsify", "asked") or ())
+        for name, scores in (probe.fact("sparsify", "asked") or {}).items():
+            self._asked.setdefault(name, {}).update(scores)
         self.outcome.probes.append(probe)
         return probe
+
+    def _spent(self) -> int:
+        return sum(map(len, self._asked.values()))
 
     def _searching(self, limits: Mapping[str, float], evaluations: int) -> Sparsify:
         """Return the search under these limits, the same one whenever it is asked for again.
 
-        The evaluations of the run bound those of all its searches together; one is kept for each search to come.
+        The evaluations of the run bound those of all its searches together; one is kept for each search to come. What
+        the searches before it were told, it learns from too.
         """
         name = tuple(sorted(limits.items()))
         if name not in self._searches:
             self._to_come = max(0, self._to_come - 1)
-            left = self.tools.evaluations - len(self._asked) - self._to_come
-            self._searches[name] = self.tools.searching(limits, max(1, min(evaluations, left)), self._aligned)
+            left = self.tools.evaluations - self._spent() - self._to_come
+            count = max(1, min(evaluations, left))
+            self._searches[name] = self.tools.searching(limits, count, self._aligned, self._asked)
         return self._searches[name]
 
     def _full(self, cutting: list[AnyPass]) -> list[AnyPass]:

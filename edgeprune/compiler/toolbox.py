@@ -20,7 +20,7 @@ from edgeprune.passes.export import Export
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.prune import Prune
 from edgeprune.passes.quantize import Quantize, Wanted
-from edgeprune.passes.sparsify import Sparsify
+from edgeprune.passes.sparsify import Sparsify, Told
 from edgeprune.tasks.base import Task
 
 Effort = Literal["quick", "normal", "long"]
@@ -58,14 +58,19 @@ class Toolbox:
         """Whether candidates are fine-tuned."""
         return self.data and self.finetune.epochs > 0
 
-    def searching(self, limits: Mapping[str, float], evaluations: int, aligned: bool) -> Sparsify:
-        """Return the search under given ceilings with its share of the evaluations, and of the imagined episodes."""
+    def searching(
+        self, limits: Mapping[str, float], evaluations: int, aligned: bool, earlier: Told | None = None
+    ) -> Sparsify:
+        """Return the search under given ceilings with its share of the evaluations, and of the imagined episodes;
+        ``earlier`` is what the searches before it were told.
+        """
         return dataclasses.replace(
             self.sparsify,
             agent=with_episodes(self.sparsify.agent, min(1.0, evaluations / self.evaluations)),
             limits=tuple(sorted(limits.items())),
             evaluations=evaluations,
             aligned=aligned or self.sparsify.aligned,
+            earlier={name: dict(scores) for name, scores in (earlier or {}).items()},
         )
 
 

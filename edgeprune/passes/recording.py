@@ -89,7 +89,7 @@ def record(
         ],
     )
     every = (*lost, measured.taken)  # another search of this build may have taken another criterion
-    ctx.record("asked", [f"{one.criterion}:{key(widths)}" for one in every for widths in one.evaluator.known])
+    ctx.record("asked", {one.name: {key(plan): score for plan, score in one.evaluator.known.items()} for one in every})
     ctx.record(
         "finalists",
         [

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from edgeprune import find, importance, layers
 from edgeprune.agents import actions, warm
-from edgeprune.agents.base import Agent, Evaluator, Space, Trace
+from edgeprune.agents.base import Agent, Evaluator, Space, Trace, widths_of
 from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.reward import Reward, rewards
 from edgeprune.errors import UnmetRequirement
@@ -32,6 +32,8 @@ from edgeprune.tasks.base import Task
 from edgeprune.tracing import trace
 
 Granularity = Literal["channel", "element", "2:4"]
+Told = Mapping[str, Mapping[str, float]]
+"""True scores of plans by their key, by the name of all that decides them."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     as ``b=0.05|0.2``, and ``ratio`` is what ``keep-or-prune`` takes. The reward trains the agent; the plan that is
     taken is the best true score under the ceilings that the agent or what it was started from came to. Without ``warm``
     a learning agent starts from nothing.
+
+    ``earlier`` is what other searches of this build were told under other ceilings (their fact ``asked``): whatever
+    predicts scores learns from those too, as far as they were come to in the same way.
     """
 
     name = "sparsify"
@@ -107,6 +112,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     reconstruction: bool = False
     warm: bool = True
     mixed: bool = False
+    earlier: Told = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         criteria.require_known(self.criterion)
@@ -186,7 +192,9 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         )
         by = criterion if self.granularity == "channel" else self.granularity
         name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
-        evaluator = Evaluator(judge.scores, self.evaluations, ctx.journal(f"plans-{name}"))
+        # Sorted: a cached pass tells its facts in another order, and what is learnt must not depend on that.
+        earlier = {widths_of(plan): score for plan, score in sorted(self.earlier.get(name, {}).items())}
+        evaluator = Evaluator(judge.scores, self.evaluations, ctx.journal(f"plans-{name}"), earlier)
         return Arranged(criterion, ranking, judge, name, evaluator)
 
     def measured(self, model: TorchModel, space: Space, ctx: Context) -> Measured:

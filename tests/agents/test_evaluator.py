@@ -3,7 +3,7 @@
 import pytest
 from toy_spaces import Scorer, toy_score, toy_space
 
-from edgeprune.agents.base import Account, Evaluator, OutOfEvaluations, key
+from edgeprune.agents.base import Account, Evaluator, OutOfEvaluations, key, widths_of
 from edgeprune.errors import BadModel
 
 SPACE = toy_space(1.0)
@@ -27,6 +27,18 @@ def test_a_memo_hit_costs_no_call_but_counts() -> None:
     evaluator = Evaluator(scorer, 10, {key(PLANS[0]): 0.25})
     assert evaluator.scores(PLANS[:1], "a") == [0.25]
     assert scorer.batches == [] and evaluator.spent == {"a": 1} and evaluator.resumed == 1
+
+
+def test_what_earlier_searches_were_told_is_learnt_from_and_neither_paid_nor_asked_for() -> None:
+    scorer = Scorer(SPACE)
+    evaluator = Evaluator(scorer, 10, {}, {PLANS[0]: 0.25, PLANS[1]: 0.75})
+    evaluator.scores(PLANS[1:2], "a")
+    assert scorer.batches == [PLANS[1:2]] and evaluator.left == 9 and list(evaluator.known) == PLANS[1:2]
+    assert evaluator.lessons == {PLANS[0]: 0.25, PLANS[1]: toy_score(SPACE, PLANS[1])}
+
+
+def test_a_plan_is_read_back_from_its_key() -> None:
+    assert [widths_of(key(plan)) for plan in PLANS] == PLANS
 
 
 def test_scores_reach_the_memo_one_by_one() -> None:

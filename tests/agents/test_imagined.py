@@ -67,6 +67,20 @@ def test_a_policy_proposes_the_plans_its_episodes_end_in() -> None:
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "bayesian"])
+def test_a_search_too_short_to_learn_from_itself_goes_by_what_others_were_told(name: str) -> None:
+    """Under ceilings of 0.7 and 0.35, to search under 0.5: better than by itself, at the same price."""
+    rng, options = np.random.default_rng(0), {"first": 2} if name == "bayesian" else {}
+    told = [draw(toy_space(share), rng, 0.9, 50) for share in (0.7, 0.35) for _ in range(40)]
+    env, scorer = toy_env(SPACE)
+    alone = find.find("agents", name)(**options).search(env, 10, 0)
+    env, scorer = toy_env(SPACE, earlier={plan: toy_score(SPACE, plan) for plan in told})
+    taught = find.find("agents", name)(**options).search(env, 10, 0)
+    assert alone.spent == taught.spent == 10 == sum(map(len, scorer.batches))
+    assert alone.best and taught.best and taught.best.score > alone.best.score
+    assert all(one.share <= 1.0 for one in taught.asked)
+
+
+@pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "bayesian"])
 def test_every_plan_of_a_trace_was_truly_evaluated(name: str) -> None:
     env, scorer = toy_env(SPACE)
     trace = find.find("agents", name)().search(env, 40, 0)

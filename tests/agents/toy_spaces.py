@@ -93,7 +93,8 @@ class Scorer:
 
 
 def toy_env(
-    space: Space, limit: int = 10_000, memo: dict[str, float] | None = None, rules: Rules | None = None
+    space: Space, limit: int = 10_000, memo: dict[str, float] | None = None, rules: Rules | None = None,
+    earlier: dict[Widths, float] | None = None,
 ) -> tuple[SparsityEnv, Scorer]:
     scorer = Scorer(space)
-    return SparsityEnv(space, Evaluator(scorer, limit, {} if memo is None else memo), rules=rules), scorer
+    return SparsityEnv(space, Evaluator(scorer, limit, {} if memo is None else memo, earlier), rules=rules), scorer

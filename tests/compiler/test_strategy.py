@@ -87,6 +87,16 @@ def test_the_last_search_of_a_bisection_has_as_much_as_the_first(decide: Any, de
     assert len(spent) > 2 and len(set(spent)) == 1
 
 
+def test_each_search_of_a_bisection_learns_from_those_before_it(decide: Any) -> None:
+    _, outcome = decide(Budget(0.01), loses=lambda share: 0 if share >= 0.6 - 1e-9 else 100)
+    before: set[str] = set()
+    for probe in outcome.probes:
+        (search,) = (one for one in probe.passes if one.name == "sparsify")
+        assert {plan for scores in search.earlier.values() for plan in scores} == before
+        before |= set(probe.asked)
+    assert len(outcome.probes) > 2
+
+
 def test_without_data_only_dead_channels_go(decide: Any) -> None:
     shop, outcome = decide(Budget(None), data=False)
     assert list(outcome.candidates) == ["original", "quantized-only"]

@@ -71,8 +71,8 @@ def by_ppo(tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchModel, dict[s
 
 
 def plans(facts: dict[str, Any]) -> list[str]:
-    """Return the plans that were evaluated, without the criterion that each is told with."""
-    return [told.partition(":")[2] for told in facts["asked"]]
+    """Return the plans that were evaluated, whatever channels went by."""
+    return [plan for scores in facts["asked"].values() for plan in scores]
 
 
 # --- what it promises -------------------------------------------------------------------------------------------------
@@ -118,9 +118,8 @@ def test_what_is_recorded_can_be_checked(by_ppo) -> None:
     cut, facts, _, journals = by_ppo
     assert len(facts["history"]) == facts["evaluations"]
     assert facts["best"] == max(row.score for row in facts["history"] if row.cost <= facts["target"])
-    (journal,) = journals.values()
-    told = [f"{facts['criterion']}:{plan}" for plan in journal]
-    assert sorted(told) == sorted(facts["asked"]) and len(set(facts["asked"])) == len(facts["asked"])
+    assert facts["asked"] == {name.removeprefix("plans-"): dict(journal) for name, journal in journals.items()}
+    assert all(facts["criterion"] in name for name in facts["asked"])
     assert 0.0 <= facts["agent_overhead"] <= 1.0
     value = Answers(toy("Residual"), 48).score(cut.predict, "search").value
     assert value == facts["best"], "the returned model is the one that was scored"
@@ -168,6 +167,22 @@ def test_a_search_cut_short_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (refound["resumed"], task.scored) == (7, facts["evaluations"] - 7)
     assert refound["asked"] == facts["asked"]
     assert state(again) == state(whole)
+
+
+def test_what_other_searches_were_told_steers_this_one_and_costs_it_nothing(tmp_path: Path) -> None:
+    def under(share: float, earlier: Any) -> tuple[dict[str, Any], int]:
+        options = {"evaluations": 16, "earlier": earlier}
+        _, facts, task = search(tmp_path, "ppo", share, options=options)
+        return facts, task.scored
+
+    told = under(0.8, {})[0]["asked"]
+    (alone, _), (taught, scored) = under(0.6, {}), under(0.6, told)
+    assert taught["asked"] != alone["asked"]
+    assert taught["evaluations"] == scored == 16, "and none of them was known without asking"
+    elsewhere = {f"another model's, {name}": scores for name, scores in told.items()}
+    assert under(0.6, elsewhere)[0]["asked"] == alone["asked"], "scores that were come to in another way say nothing"
+    backwards = {name: dict(reversed(scores.items())) for name, scores in told.items()}
+    assert under(0.6, backwards)[0]["asked"] == taught["asked"], "the order in which they are told says nothing"
 
 
 @pytest.mark.parametrize("agent", ["random", "ppo"])
@@ -278,11 +293,10 @@ def test_the_choice_of_a_criterion_is_paid_for_by_the_search(agent: str, tmp_pat
     assert list(rows)[:2] == tried and all(1 <= rows[name].evaluations <= 2 for name in tried)
     assert facts["criterion"] == ("taylor" if rows[tried[0]].best >= rows[tried[1]].best else "l1")
     count = sum(row.evaluations for row in rows.values())
-    assert task.scored == facts["evaluations"] == count == len(facts["history"]) == len(set(facts["asked"])) <= 40
-    by = [plan.split(":")[0] for plan in facts["asked"]]
+    assert task.scored == facts["evaluations"] == count == len(facts["history"]) == len(plans(facts)) <= 40
     (lost,) = {"taylor", "l1"} - {facts["criterion"]}
-    assert by.count(lost) == rows[f"global-ranking by {lost}"].evaluations
-    assert by.count(facts["criterion"]) == len(by) - by.count(lost)
+    (others,) = (scores for name, scores in facts["asked"].items() if f"-{lost}-" in name)
+    assert len(others) == rows[f"global-ranking by {lost}"].evaluations
     assert facts["resumed"] == 0
     _, resumed, fresh = search(tmp_path, agent, **again)
     assert (fresh.scored, resumed["resumed"]) == (0, facts["evaluations"])
