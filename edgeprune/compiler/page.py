@@ -241,9 +241,9 @@ def _text(value: object) -> str:
         return "none"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, dict):
+    if isinstance(value, dict) and len(value) <= _LONG:
         return ", ".join(f"{key}: {_text(item)}" for key, item in value.items()) or "–"
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, dict | Sequence) and not isinstance(value, str):
         if len(value) > _LONG or any(isinstance(item, dict) for item in value):
             return f"{len(value)} (in report.json)"
         return ", ".join(map(_text, value)) or "–"

@@ -298,11 +298,12 @@ def test_the_terminal_says_what_could_not_be_checked() -> None:
 
 
 def test_tables_and_long_lists_inside_of_facts_are_counted_and_not_spelled_out() -> None:
-    facts = {"history": [{"score": 0.25}] * 20, "share": 0.5, "asked": ["16-8"] * 101, "lowered": ["conv1"] * 2}
+    asked = {"l1": {f"16-{width}": 0.5 for width in range(101)}}
+    facts = {"history": [{"score": 0.25}] * 20, "asked": asked, "share": 0.5, "plans": ["16-8"] * 101, "lowered": ["a"]}
     noisy = step("sparsify", 1.0, False, {"floor": None}, facts)
     text = words(render(report(steps=[noisy])))
-    assert ("floor: none history: 20 (in report.json), share: 0.5, asked: 101 (in report.json), lowered: conv1, conv1"
-            in text)  # fmt: skip
+    assert ("floor: none history: 20 (in report.json), asked: l1: 101 (in report.json), share: 0.5, "
+            "plans: 101 (in report.json), lowered: a") in text  # fmt: skip
 
 
 def test_without_data_nothing_is_called_accuracy() -> None:
