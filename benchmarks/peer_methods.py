@@ -34,6 +34,7 @@ from torch import nn
 import edgeprune
 from edgeprune.benches.choose import bench_for
 from edgeprune.budget import Budget
+from edgeprune.compiler.request import configure
 from edgeprune.model import OnnxModel, Predict, TorchModel, batched
 from edgeprune.passes.base import Context, Silent
 from edgeprune.passes.export import Export
@@ -82,7 +83,8 @@ class Job:
         model = TorchModel(module.eval(), self.model.spec, self.model.inputs)
         self.reached = size_of(model)["macs"] / size_of(self.model)["macs"]
         usual: dict[str, Any] = {**self.task.training, "hints": 0.0}  # a peer does not tell which channels it kept
-        return Finetune(epochs=self.asked.epochs, **usual).run(model, self.context)
+        finetune = Finetune(epochs=self.asked.epochs, **usual)
+        return configure(finetune, self.network.settings.get("finetune", {})).run(model, self.context)
 
     def ended(self, module: nn.Module) -> Graphs:
         """Fine-tune a pruned module, and quantize it for each runtime unless pruning alone is compared."""

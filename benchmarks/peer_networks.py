@@ -84,7 +84,8 @@ def _heads(name: str, layer: nn.Module) -> bool:
 NETWORKS: Mapping[str, Network] = {
     "resnet20": Network(_packed("cifar10_resnet20.safetensors"), "cifar10", f"{RESNETS}:resnet20", _tied),
     "resnet56": Network(_packed("cifar10_resnet56.safetensors"), "cifar10", f"{RESNETS}:resnet56", _tied),
-    "lite0": Network(_ten_classes, "imagenette160", "timm:tf_efficientnet_lite0", _scores),
+    "lite0": Network(_ten_classes, "imagenette160", "timm:tf_efficientnet_lite0", _scores,
+                     {"task": {"batch": "32"}, "finetune": {"lr": "0.01"}}),  # of 128 images an epoch is 11 steps
     "yolov5n": Network(_with_head, "kitti/data.yaml", None, _heads, {"task": {"transfer": "done"}}, trains=True),
 }
 
