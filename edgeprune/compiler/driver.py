@@ -124,7 +124,8 @@ def _compile(
         if request.recipe is not None:
             asked = request
             request, recipe = replay.adopt(asked, given=module is not None)
-            passes, notes = replay.passes(recipe), replay.overruled(asked, request)
+            notes = replay.overruled(asked, request, agent=agent, passes=passes)
+            passes = replay.passes(recipe)
             _require_another(request)
         opened = open_request(request, module, task)
         if recipe is not None:

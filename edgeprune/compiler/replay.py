@@ -96,11 +96,14 @@ def adopt(request: Request, given: bool = False) -> tuple[Request, Recipe]:
     return dataclasses.replace(recorded, **{**again, **own}), recipe
 
 
-def overruled(given: Request, adopted: Request) -> tuple[str, ...]:
-    """Return a note for the report where the recipe has it otherwise than what was ``given`` beside it."""
+def overruled(given: Request, adopted: Request, **instances: object) -> tuple[str, ...]:
+    """Return a note for the report where the recipe has it otherwise than what was ``given`` beside it; ``instances``
+    are what only Python can give, None where it did not.
+    """
     usual = Request()
     names = (f.name for f in dataclasses.fields(Request) if f.name != "trust_pickle")  # a permission, not a wish
     left = [name for name in names if getattr(given, name) not in (getattr(usual, name), getattr(adopted, name))]
+    left += [name for name, one in instances.items() if one is not None and name not in left]
     return (f"a recipe is replayed as it was made; left aside: {', '.join(left)}",) if left else ()
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import edgeprune
+from edgeprune.agents.random import Random
 from edgeprune.compiler import replay
 from edgeprune.compiler.request import Request
 from edgeprune.errors import BadBuild, BadOption, EdgepruneError
@@ -268,8 +269,8 @@ def test_a_build_does_not_take_the_place_of_what_it_is_made_from(recipe: Path, a
 def test_what_the_recipe_leaves_aside_is_told(built: Any, at: Path, tmp_path: Path) -> None:
     """An option that says what the recipe says, or nothing, is not worth a word."""
     asked = {"arch": "net.py:net", "data": "data.npz", "recipe": built.directory, "cost": "macs"}
-    build = edgeprune.compile(max_latency="0.9x", seed=3, out=tmp_path / "out", **asked)
-    assert "a recipe is replayed as it was made; left aside: budget, seed" in build.report.notes
+    build = edgeprune.compile(max_latency="0.9x", seed=3, agent=Random(), out=tmp_path / "out", **asked)
+    assert "a recipe is replayed as it was made; left aside: budget, seed, agent" in build.report.notes
     quiet = edgeprune.compile(out=tmp_path / "quiet", **asked)
     assert not [note for note in quiet.report.notes if "left aside" in note]
 
