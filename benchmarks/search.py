@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import os
 import sys
 import tempfile
@@ -134,15 +135,20 @@ def searched(
     search = dataclasses.replace(usual, **task.searching)
     facts: dict[str, Any] = {}
     clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        ctx = Context(
-            board=board.load("host-cpu"), task=task, budget=Budget(), seed=0, original=model, baseline=None,
-            open=not_needed, measure=not_needed, workspace=Path(folder), pool=Threads(workers),
-            record=facts.__setitem__, journal=lambda name: Journal(Path(folder) / f"{len(name)}.jsonl"),
-        )  # fmt: skip
-        with clock.attached():
-            search.run(model.clone(), ctx)
+    with tempfile.TemporaryDirectory() as folder, clock.attached():
+        search.run(model.clone(), context(model, task, Path(folder), workers, facts))
     return _evaluating(clock, facts["evaluations"]) + "\n" + _searching(clock, facts, workers)
+
+
+def context(
+    model: TorchModel, task: Classification, folder: Path, workers: int, facts: dict[str, Any], seed: int = 0
+) -> Context:
+    """Return what a search runs in that stands alone; its facts come to ``facts``, its scores to ``folder``."""
+    return Context(
+        board=board.load("host-cpu"), task=task, budget=Budget(), seed=seed, original=model, baseline=None,
+        open=not_needed, measure=not_needed, workspace=folder, pool=Threads(workers), record=facts.__setitem__,
+        journal=lambda name: Journal(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"),
+    )  # fmt: skip
 
 
 def not_needed(_: Any) -> Any:
