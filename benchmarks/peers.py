@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -186,6 +187,7 @@ def main(arguments: list[str]) -> None:
     unknown = sorted(set(asked.networks) - set(NETWORKS))
     if unknown:
         parser.error(f"unknown network {unknown[0]}; known: {', '.join(NETWORKS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the method that runs is ended too
     torch.set_num_threads(1)
     before = load()
     for network in asked.networks or NETWORKS:
