@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("network", choices=[name for name, one in NETWORKS.items() if not one.trains])
     parser.add_argument("settings", nargs="+", help="such as hints=1,lr=0.05")
-    parser.add_argument("--data", type=Path, help="default: the data pack's CIFAR-10")
+    parser.add_argument("--data", type=Path, help="default: the network's own of the data pack")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--macs", type=float, default=0.476, help="share that the plan may keep (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
