@@ -181,8 +181,18 @@ def test_what_other_searches_were_told_steers_this_one_and_costs_it_nothing(tmp_
     assert taught["evaluations"] == scored == 16, "and none of them was known without asking"
     elsewhere = {f"another model's, {name}": scores for name, scores in told.items()}
     assert under(0.6, elsewhere)[0]["asked"] == alone["asked"], "scores that were come to in another way say nothing"
+
+
+def test_the_order_in_which_scores_are_told_says_nothing(tmp_path: Path) -> None:
+    """A pass that comes from the cache tells them in another."""
+    model = toy("Residual")
+    told = search(tmp_path, "random", model=model)[1]["asked"]
     backwards = {name: dict(reversed(scores.items())) for name, scores in told.items()}
-    assert under(0.6, backwards)[0]["asked"] == taught["asked"], "the order in which they are told says nothing"
+    ctx, _ = context(tmp_path, model, board=FINE, task=Answers(model, 48))
+    one, other = (Sparsify(recalibration=32, earlier=earlier) for earlier in (told, backwards))
+    seen = [list(step.arranged("taylor", model, step.rows(model, FINE), ctx).evaluator.earlier.items())
+            for step in (one, other)]  # fmt: skip
+    assert seen[0] == seen[1] and len(seen[0]) == 30
 
 
 @pytest.mark.parametrize("agent", ["random", "ppo"])
