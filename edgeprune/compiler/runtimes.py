@@ -35,10 +35,15 @@ def remark(workshop: Workshop, chosen: str, measured: Mapping[str, Measurement])
     if len(found) < 2:
         return []
     first = found[base].latency_ms
-    told = []
+    told: list[str] = []
+    times: dict[str, float] = {}
     for name, one in found.items():
         if one.latency_ms is not None and first is not None:
             runtime = name.partition(", ")[2] or workshop.bench.backend.name
+            times[name] = one.latency_ms.p50
             told.append(f"{runtime} {one.latency_ms.p50:.3g} ms ({one.latency_ms.p50 / first.p50:.2f}x)")
     runs = chosen.partition(", ")[2] or workshop.bench.backend.name
-    return [f"{base} by runtime, p50: {', '.join(told)}; {runs} is to run it"]
+    # These are of after the choice, which they must not change: a resumed build has to choose the same.
+    late = times.get(chosen, 0.0) > min(times.values(), default=0.0)
+    why = ", chosen by the floor and by measurements before these" if late else ""
+    return [f"{base} by runtime, p50: {', '.join(told)}; {runs} is to run it{why}"]

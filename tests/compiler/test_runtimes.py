@@ -59,6 +59,10 @@ def test_the_report_sets_them_side_by_side() -> None:
         "quantized-only by runtime, p50: first 2 ms (1.00x), quick 1.5 ms (0.75x); quick is to run it"
     ]
     assert runtimes.remark(shop, "original", found) == []
+    assert runtimes.remark(shop, "quantized-only", found) == [
+        "quantized-only by runtime, p50: first 2 ms (1.00x), quick 1.5 ms (0.75x); first is to run it, "
+        "chosen by the floor and by measurements before these"
+    ]
 
 
 def test_the_first_runtime_is_the_least_change() -> None:
