@@ -92,10 +92,11 @@ def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) 
             command, stdout=subprocess.PIPE, stderr=errors, text=True, check=False,
             env={**os.environ, "EDGEPRUNE_CACHE": str(folder.resolve() / "cache")},
         )  # fmt: skip
-    if done.returncode:
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
         said = (folder / "errors.txt").read_text(encoding="utf-8").strip().splitlines() or ["no reason"]
         raise LeftOut(f"failed: {said[-1]} ({folder / 'errors.txt'})")
-    told = json.loads(done.stdout.strip().splitlines()[-1])
+    told = json.loads(lines[-1])
     kept.write_text(json.dumps(told), encoding="utf-8")
     print(f"- {network}, {method}: {told['seconds']:.0f} s", flush=True)
     return told

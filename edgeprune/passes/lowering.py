@@ -9,9 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from edgeprune.dialects.guarding import guard
 from edgeprune.profiles.board import Int8Layout
+from edgeprune.threads import silenced
 
 Method = Literal["minmax", "entropy", "percentile"]
 Ranges = Literal["auto", Method]
@@ -141,7 +140,7 @@ def calibrate(
         session.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         session.log_severity_level = 3
         calibrator.infer_session = onnxruntime.InferenceSession(augmented, session, providers=["CPUExecutionProvider"])
-        with redirect_stdout(StringIO()):  # the histograms announce each image
+        with silenced():  # the histograms announce each image
             for image in images:
                 calibrator.collect_data(_One({"input": image}))
             return Lowering(proto, calibrator.compute_data(), layout, method, guarded)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgeprune.errors import BadData, MissingPackage
 from edgeprune.tasks.boxes.matching import IOUS, MOST, RECALLS, Matches, Truth, match, resamples, weighted_map
 from edgeprune.tasks.boxes.suppression import Detections
+from edgeprune.threads import silenced
 
 __all__ = ["Precision", "Truth", "precision"]
 
@@ -79,8 +80,9 @@ def _coco(found: Sequence[Detections], truth: Sequence[Truth], classes: int) -> 
         extended_summary=True,
     )
     metric.warn_on_many_detections = False
-    metric.update([_prediction(f) for f in found], [_target(t, classes) for t in truth])
-    summary = metric.compute()
+    with silenced():
+        metric.update([_prediction(f) for f in found], [_target(t, classes) for t in truth])
+        summary = metric.compute()
     tables = summary["precision"][:, :, :, 0, -1].numpy()  # (IoU, recall, class) over objects of all sizes; -1: none
     labels = np.atleast_1d(summary["classes"].numpy()).tolist()  # torchmetrics gives a lone class as a scalar
     known = {label: tables[:, :, i] for i, label in enumerate(labels) if tables[:, :, i].min() >= 0}

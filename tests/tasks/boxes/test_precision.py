@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -50,6 +53,25 @@ def test_f1_of_every_image() -> None:
     assert judged.per_image.tolist() == pytest.approx([2 * 1 / (2 * 1 + 1 + 1), 0.0, 0.0, 1.0, 1.0])
     assert judged.per_image.dtype == np.float64
     assert precision(seen, real, 2, confidence=0.15).per_image[3] == 0.0
+
+
+def test_plans_scored_at_once_leave_standard_output_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchmetrics redirects it, in whichever thread: one metric at a time, or the program's own words are lost."""
+    from torchmetrics.detection import MeanAveragePrecision
+
+    met, usual = threading.Barrier(2), MeanAveragePrecision.compute
+    together = []
+
+    def compute(metric: MeanAveragePrecision) -> object:
+        with suppress(threading.BrokenBarrierError):
+            together.append(met.wait(0.2))
+        return usual(metric)
+
+    monkeypatch.setattr(MeanAveragePrecision, "compute", compute)
+    before, (seen, real) = sys.stdout, scene(4, 3)
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: precision(seen, real, 4).map, range(2))
+    assert first == second and not together and sys.stdout is before
 
 
 def test_replicates_are_paired_by_seed() -> None:
