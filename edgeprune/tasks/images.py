@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 """What counts as an image in a folder: the list of torchvision's ImageFolder."""
 CACHE_BYTES = 2**29
 """How much memory the decoded images of one split may take."""
+_FILTERS = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,12 @@ def open_image(path: Path, channels: int) -> Image:
     """
     pillow = require_pillow()
     try:
-        with exif_warnings_ignored(), pillow.open(path) as image:
+        with exif_warnings_ignored():
+            opened = pillow.open(path)
+        with opened as image:
+            if image.format == "TIFF":
+                with exif_warnings_ignored():
+                    image.load()  # which looks at EXIF again, to turn the image
             if image.mode[0] in "IF":
                 raise BadData(f"{path} has more than 8 bits a channel; convert it to an 8-bit image")
             if "transparency" in image.info:
@@ -164,8 +171,12 @@ def open_image(path: Path, channels: int) -> Image:
 
 @contextmanager
 def exif_warnings_ignored() -> Iterator[None]:
-    """Keep quiet about damaged EXIF data, which many photographs have and which concerns no pixel."""
-    with warnings.catch_warnings():
+    """Keep quiet about damaged EXIF data, which many photographs have and which concerns no pixel.
+
+    One thread at a time, as plans are scored at once and the filters are the process's: the second to leave would put
+    back those that the first had set. So no pixel is decoded within.
+    """
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
 

@@ -1,3 +1,8 @@
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,6 +68,23 @@ def test_palette_transparency_is_no_warning(tmp_path):
     image.putpalette([0, 0, 0, 255, 0, 0])
     image.save(tmp_path / "a.png", transparency=b"\x00\xff")
     assert open_image(tmp_path / "a.png", 3).mode == "RGB"
+
+
+def test_files_opened_at_once_leave_the_warning_filters_as_they_were(tmp_path, monkeypatch):
+    """Both read the header before either goes on, unless one waits: only then do the filters come back."""
+    met, usual, together = threading.Barrier(2), Image.open, []
+
+    def opening(path):
+        with suppress(threading.BrokenBarrierError):
+            together.append(met.wait(0.2))
+        return usual(path)
+
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "open", opening)
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda _: open_image(tmp_path / "a.jpg", 3), range(2)))
+    assert not together and warnings.filters == before
 
 
 def test_deep_images_are_refused(tmp_path):
