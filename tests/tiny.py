@@ -177,7 +177,6 @@ def _watch() -> None:
 if __name__ == "__main__":
     from edgeprune.cli import main
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     install(Clock(), setattr)
     _watch()
     main(sys.argv[1:])

@@ -54,7 +54,8 @@ Exit codes:
     option("Comparison", "--agents", default=",".join(find.names("agents")), show_default=True, metavar="A,B,…",
            help="Who searches. Learning agents are started from the baselines, whose evaluations are theirs too."),
     option("Comparison", "--seeds", type=click.IntRange(1), metavar="N", default=5, show_default=True,
-           help="Searches of each agent and budget, with --seed and the seeds after it. One gives no interval."),
+           help="Searches of each agent and budget, with --seed and the seeds after it; splits go by --seed "
+                "alone. One gives no interval."),
     option("Comparison", "--evaluations", type=click.IntRange(1), metavar="N", default=300, show_default=True,
            help="True evaluations each search may spend, the warm start's included."),
     option("Comparison", "--images", type=click.IntRange(1), metavar="N",
