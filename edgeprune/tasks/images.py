@@ -174,7 +174,7 @@ def exif_warnings_ignored() -> Iterator[None]:
     """Keep quiet about damaged EXIF data, which many photographs have and which concerns no pixel.
 
     One thread at a time, as plans are scored at once and the filters are the process's: the second to leave would put
-    back those that the first had set. So no pixel is decoded within.
+    back those that the first had set. So nothing but a TIFF, whose decoding reads EXIF, is decoded within.
     """
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

@@ -1,3 +1,4 @@
+import struct
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,20 @@ def test_files_opened_at_once_leave_the_warning_filters_as_they_were(tmp_path, m
     with ThreadPoolExecutor(2) as both:
         list(both.map(lambda _: open_image(tmp_path / "a.jpg", 3), range(2)))
     assert not together and warnings.filters == before
+
+
+def test_damaged_tags_of_a_tiff_are_no_warning(tmp_path):
+    """They are read again on decoding: an orientation of many numbers, where one is right."""
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.tif", exif=exif)
+    one, many = (struct.pack("<HHI", 0x0112, 3, count) for count in (1, 20))
+    content = (tmp_path / "a.tif").read_bytes()
+    assert content.count(one) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(one, many))
+    with pytest.warns(UserWarning, match="too many entries"), Image.open(tmp_path / "a.tif") as image:
+        image.load()
+    assert open_image(tmp_path / "a.tif", 3).size == (5, 4)
 
 
 def test_deep_images_are_refused(tmp_path):
