@@ -90,11 +90,14 @@ def test_agents_find_the_only_plan_that_fits() -> None:
 def test_lowering_is_no_pruning_to_a_reward() -> None:
     seen: list[Any] = []
     form = SimpleNamespace(energy=None, scale=1.0, stepwise=False, verbatim=False)
-    reward: Any = SimpleNamespace(name="told", form=form, value=lambda ended: seen.append(ended) or 0.0)
+    layers: list[int] = []
+    reward: Any = SimpleNamespace(
+        name="told", form=form, value=lambda ended: seen.append(ended) or 0.0, require_layers=layers.append
+    )
     space = Space(mixed(), {"latency": 1e9})
     env = SparsityEnv(space, Evaluator(lambda plans: iter([0.5] * len(plans)), 20, {}), rules=Rules(reward=reward))
     env.value((8, 4, INT8, FLOAT), 0.5)
-    assert [one.removed for one in seen] == [(0.5, 0.5)]
+    assert [one.removed for one in seen] == [(0.5, 0.5)] and layers == [2]
 
 
 def test_what_no_group_makes_is_lowered_in_every_plan() -> None:

@@ -6,7 +6,8 @@
     keep-or-prune   keep a group as it is, or take a fixed share of what is left: repeated sweeps (DepGraphRL)
 
 Each offers the search no more widths than it can spell, so that baselines, surrogate and agent choose among the same
-plans. In each the wall is exact: an action is legal iff a plan under the ceilings can still be reached after it.
+plans (``step`` reaches three rungs either way of the uniform plan). The wall is exact: an action is legal iff a plan
+under the ceilings can still be reached after it, with ``step``, every state of which is a plan, iff that one fits.
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgeprune.agents.space import Space
@@ -63,7 +62,6 @@ class Evaluator:
         self.earlier = dict(earlier or {})
         self.known: dict[Widths, float] = {}
         self.history: list[tuple[str, Widths, float]] = []
-        self.spent: Counter[str] = Counter()
         self.resumed = 0
         self.seconds = 0.0
 
@@ -96,7 +94,6 @@ class Evaluator:
         for plan in new:
             self.known[plan] = self._memo[key(plan)]
             self.history.append((searcher, plan, self.known[plan]))
-        self.spent[searcher] += len(new)
         answered = next((i for i, plan in enumerate(batch) if plan not in self.known), len(batch))
         found = [self.known[plan] for plan in batch[:answered]]
         if answered < len(batch):
@@ -139,14 +136,7 @@ class Trace:
     asked: tuple[Asked, ...]
     spent: int
     best: Asked | None
-    seconds: float = field(compare=False)
-    evaluation_seconds: float = field(compare=False)
     curve: tuple[Lesson, ...] = ()
-
-    @property
-    def overhead(self) -> float:
-        """The share of the search's time that was not spent evaluating, in [0, 1]."""
-        return 1.0 - min(1.0, self.evaluation_seconds / self.seconds) if self.seconds > 0 else 0.0
 
 
 class Account:
@@ -154,10 +144,9 @@ class Account:
 
     def __init__(self, space: Space, evaluator: Evaluator, searcher: str, allowance: int) -> None:
         self.space, self.evaluator, self.searcher, self.allowance = space, evaluator, searcher, allowance
-        self.spent, self.evaluation_seconds = 0, 0.0
+        self.spent = 0
         self.curve: list[Lesson] = []
         self._asked: dict[Widths, Asked] = {}
-        self._started = time.perf_counter()
 
     @property
     def left(self) -> int:
@@ -177,12 +166,11 @@ class Account:
     def scores(self, batch: Sequence[Widths]) -> list[float]:
         """Return the scores of plans, evaluated together; raises OutOfEvaluations once the allowance is spent."""
         plans = [self.space.canonical(widths) for widths in batch]
-        known, before = len(self.evaluator.known), self.evaluator.seconds
+        known = len(self.evaluator.known)
         try:
             return self.evaluator.scores(plans, self.searcher, self.left)
         finally:
             self.spent += len(self.evaluator.known) - known
-            self.evaluation_seconds += self.evaluator.seconds - before
             for plan in plans:
                 if plan in self.evaluator.known and plan not in self._asked:
                     self._asked[plan] = Asked(plan, self.evaluator.known[plan], self.space.share(plan))
@@ -195,9 +183,7 @@ class Account:
     def trace(self) -> Trace:
         """Return what was done so far."""
         best = next((self._asked[widths] for widths in self.elite(1)), None)
-        seconds = time.perf_counter() - self._started
-        return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, seconds, self.evaluation_seconds,
-                     tuple(self.curve))  # fmt: skip
+        return Trace(self.searcher, tuple(self._asked.values()), self.spent, best, tuple(self.curve))
 
     def learnt(self, rewards: Sequence[float], imagined: bool) -> None:
         """Note what the episodes since the last note were paid."""

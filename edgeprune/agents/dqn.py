@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
@@ -105,6 +106,13 @@ class _LegalDQN(DQN):
     carried out stay at their initial values and win the argmax as soon as the real ones turn negative. Each
     environment also decides for itself whether to explore, so that the parallel episodes differ.
     """
+
+    def learn(self, total_timesteps: int, callback: MaybeCallback = None, log_interval: int = 4,
+              tb_log_name: str = "DQN", reset_num_timesteps: bool = True, progress_bar: bool = False) -> Self:
+        """Learn on; exploration that has fallen stays where it is, for Stable-Baselines3 would raise it again."""
+        if self.num_timesteps and not reset_num_timesteps:
+            self.exploration_schedule = lambda _: self.exploration_final_eps
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def predict(self, observation: NDArray[np.float32] | dict[str, NDArray[np.float32]],
                 state: tuple[NDArray[Any], ...] | None = None, episode_start: NDArray[Any] | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ from edgeprune.agents.space import Space
 from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import DROP, Widths
 
-_CLIP = 10.0
+_STRETCH = 10.0
+"""Rewards further out grow by their logarithm: no single one drowns the others, and none are made equal."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,18 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     """Episodes over the free groups of ``space`` by ``rules``; γ is 1, and the reward comes at the end.
 
     The action wall makes every episode feasible: an illegal action is replaced by the nearest legal one (the wider of
-    two), and what was done is in ``info["action"]`` and in the next observation. Reward: (value − ``reference``) /
-    ``scale``, clipped to ±10, where the usual value of a plan is its score; a reward as a paper prints it is paid as it
-    is, and one that is paid by the step as what each step adds. ``info`` of the last step carries ``widths`` and
-    ``score``.
+    two), and what was done is in ``info["action"]`` and in the next observation. Reward: x = (value − ``reference``) /
+    ``scale``, or ±(10 + ln(|x| / 10)) where that is beyond ±10; the usual value of a plan is its score. A reward as a
+    paper prints it is paid as it is, and one that is paid by the step as what each step adds. ``info`` of the last step
+    carries ``widths`` and ``score``.
 
     By the usual rules there is one step a free group in topological order, each choosing a rung; a group inside a block
     dropped earlier takes a step whose only legal action is 0. The observation is float32 in [-1, 1]: where the episode
     stands, what the group is (channels, kernel, stride, resolution, share of MACs and parameters; of latency or energy
     instead of MACs where the ceiling is on that), and how the plan so far lies to the ceilings.
 
-    Raises UnmetRequirement where the rules go by energy and no tally tells it.
+    Raises UnmetRequirement where the rules go by energy and no tally tells it, BadOption for a reward's weights by
+    layer of another number of layers.
     """
 
     def __init__(self, space: Space, evaluator: Evaluator, *, scale: float | None = None, reference: float = 0.0,
@@ -70,6 +73,7 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
                 f"reward {self.rules.reward.name} with observation {self.rules.observation} goes by energy, and no "
                 "tally tells it"
             )
+        self._require_layers(self.rules.reward)
         self.actions = ACTIONS[self.rules.actions](space)
         energetic = self.rules.reward.form.energy is not None
         self._observation = OBSERVATIONS[self.rules.observation](self.actions, energetic, self.rules.inputs)
@@ -89,17 +93,24 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return other
 
     def paying(self, reward: Reward) -> SparsityEnv:
-        """Return another environment that differs in its reward, which must go by energy as this one's does or not."""
+        """Return another environment that differs in its reward, which must go by energy as this one's does or not.
+
+        Raises BadOption for weights by layer of another number of layers.
+        """
+        self._require_layers(reward)
         other = self.twin(self.account)
         other.rules, other.scale = replace(self.rules, reward=reward), reward.form.scale
         return other
+
+    def _require_layers(self, reward: Reward) -> None:
+        reward.require_layers(sum(not self.space.cost.groups[at].lowers for at in self.space.free))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None
               ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode. There is no chance here; a seed makes the environment forget the episodes before."""
         super().reset(seed=seed)
         if seed is not None:
-            self._score = None
+            self._score = self.rules.original
         self._restart()
         return self._observe(), {}
 
@@ -173,7 +184,8 @@ class SparsityEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
             return value - before
         if self.rules.reward.form.verbatim:
             return value
-        return min(max((value - self.reference) / self.scale, -_CLIP), _CLIP)
+        paid = (value - self.reference) / self.scale
+        return paid if abs(paid) <= _STRETCH else math.copysign(_STRETCH + math.log(abs(paid) / _STRETCH), paid)
 
     def walk(self, widths: Widths) -> list[int]:
         """Return the actions of an episode that ends in ``widths`` (options of this space), or near them where the

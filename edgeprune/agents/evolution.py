@@ -42,11 +42,11 @@ class Evolution(Agent):
         rng = np.random.default_rng(seed)
         account, space = env.account, env.space
         first = dict.fromkeys(start)
-        while len(first) < self.population:
-            before = len(first)
-            first[draw(space, rng, self.low, self.draws)] = None
-            if len(first) == before:  # a space so small that draws repeat
-                break
+        repeats = 0
+        while len(first) < self.population and repeats < self.population:  # in a small space most draws repeat
+            drawn = draw(space, rng, self.low, self.draws)
+            repeats = repeats + 1 if drawn in first else 0
+            first[drawn] = None
         plans = list(first)
         for at in range(0, len(plans), self.children):
             account.scores(plans[at : at + self.children])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.table import climb, evaluate_first, sensitivity
 from edgeprune.groups import Widths
@@ -21,6 +21,9 @@ class Greedy(Agent):
     name: ClassVar[str] = "greedy"
     variants: int = 4
     climbing: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, variants=0)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Measure the table, descend along it, and evaluate what comes out and its most promising neighbours."""

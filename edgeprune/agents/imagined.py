@@ -76,22 +76,19 @@ def promising(dream: Imagined, plans: Sequence[Widths], rng: np.random.Generator
     return surrogate.choose(new[:_SHORTLIST], count, account.known[elite[0]] if elite else -np.inf)
 
 
-class _Blind(Account):
-    """An account for episodes whose plans are all that is wanted of them."""
-
-    def scores(self, batch: Sequence[Widths]) -> list[float]:
-        return [0.0] * len(batch)
-
-
-def proposals(model: Any, env: SparsityEnv, play: Play, count: int = POOL) -> list[Widths]:
-    """Return the distinct plans, in order of their first appearance, of ``count`` episodes by the model's policy."""
-    blind = _Blind(env.space, env.evaluator, env.account.searcher, 0)
-    twins = [env.twin(blind) for _ in range(count)]
+def proposals(model: Any, env: SparsityEnv, dream: Imagined, play: Play, count: int = POOL) -> list[Widths]:
+    """Return the distinct plans, in order of their first appearance, of ``count`` episodes by the model's policy. What
+    they score on the way is imagined, as it was when the policy learnt.
+    """
+    twins = [env.twin(dream) for _ in range(count)]
     seen = np.stack([twin.reset()[0] for twin in twins])
     found: dict[Widths, None] = {}
     for step in range(env.steps):
         masks = np.stack([twin.action_masks() for twin in twins])
-        ends = [twin.step(action) for twin, action in zip(twins, play(model, seen, masks), strict=True)]
+        actions = play(model, seen, masks)
+        previews = (twin.preview(int(action)) for twin, action in zip(twins, actions, strict=True))
+        dream.scores([plan for plan in previews if plan is not None])
+        ends = [twin.step(action) for twin, action in zip(twins, actions, strict=True)]
         seen = np.stack([end[0] for end in ends])
         if step == env.steps - 1:
             found = dict.fromkeys(end[4]["widths"] for end in ends)

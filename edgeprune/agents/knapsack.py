@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from edgeprune.agents.base import Agent
+from edgeprune.agents.base import Agent, at_least
 from edgeprune.agents.env import SparsityEnv
 from edgeprune.agents.space import Space
 from edgeprune.agents.table import Table, climb, evaluate_first, sensitivity
@@ -36,6 +36,9 @@ class Knapsack(Agent):
     name: ClassVar[str] = "knapsack"
     rounds: int = 6
     climbing: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, rounds=1)
 
     def explore(self, env: SparsityEnv, seed: int, start: Sequence[Widths]) -> None:
         """Measure the table, solve, evaluate."""
@@ -59,32 +62,35 @@ class Knapsack(Agent):
 def solve(table: Table, around: Widths) -> Widths | None:
     """Return the plan of least predicted loss under the ceilings, costs being linear around the plan ``around``.
 
-    Every group takes one option; inside a dropped block only full width, which is free of loss and cost there. None
-    if the linearised problem has no solution (its true one may).
+    Every group takes one option, or is gone with the block around it, which costs and loses nothing beside what
+    dropping the block does. None if the linearised problem has no solution (its true one may).
     """
     space = table.space
     where = [(at, option) for at, options in enumerate(space.options) for option in range(len(options))]
     index = {pair: i for i, pair in enumerate(where)}
-    one = np.zeros((len(space.free), len(where)))
-    for i, (at, _) in enumerate(where):
+    gone = [(at, opener) for at, opener in enumerate(space.openers)
+            if opener is not None and space.options[opener][-1] == DROP]  # fmt: skip
+    one = np.zeros((len(space.free), len(where) + len(gone)))
+    for i, (at, _) in enumerate([*where, *gone]):
         one[at, i] = 1.0
     constraints = [LinearConstraint(one, 1.0, 1.0)]
-    couplings = []
-    for at, opener in enumerate(space.openers):
-        if opener is not None and space.options[opener][-1] == DROP:
-            row = np.zeros(len(where))
-            row[index[at, 0]], row[index[opener, len(space.options[opener]) - 1]] = 1.0, -1.0
-            couplings.append(row)
-    if couplings:
-        constraints.append(LinearConstraint(np.array(couplings), 0.0, np.inf))
-    constraints += [LinearConstraint(row, -np.inf, room) for row, room in _costs(space, around, where)]
-    values = np.array([table.losses[at][option] for at, option in where])
-    result = milp(values, constraints=constraints, integrality=np.ones(len(where)), bounds=Bounds(0, 1),
+    if gone:
+        together = np.zeros((len(gone), one.shape[1]))
+        for i, (_, opener) in enumerate(gone):
+            together[i, len(where) + i], together[i, index[opener, len(space.options[opener]) - 1]] = 1.0, -1.0
+        constraints.append(LinearConstraint(together, 0.0, 0.0))
+    nothing = np.zeros(len(gone))
+    constraints += [
+        LinearConstraint(np.append(row, nothing), -np.inf, room) for row, room in _costs(space, around, where)
+    ]
+    values = np.append([table.losses[at][option] for at, option in where], nothing)
+    result = milp(values, constraints=constraints, integrality=np.ones(len(values)), bounds=Bounds(0, 1),
                   options={"mip_rel_gap": _GAP})
     if result.x is None:
         return None
     chosen = [int(np.argmax(np.where(one[at] > 0, result.x, -1.0))) for at in range(len(space.free))]
-    return space.complete([space.options[where[i][0]][where[i][1]] for i in chosen], space.full())
+    widths = [space.options[at][where[i][1] if i < len(where) else 0] for at, i in enumerate(chosen)]
+    return space.complete(widths, space.full())
 
 
 def _costs(space: Space, around: Widths, where: Sequence[tuple[int, int]]) -> list[tuple[NDArray[np.float64], float]]:

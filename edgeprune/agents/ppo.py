@@ -24,7 +24,8 @@ class Ppo(Agent):
 
     Those are rewarded with ``boldness`` deviations more than is expected. With ``imagined`` 0 it learns from true
     evaluations alone, tens to hundreds of episodes instead of the usual millions of steps. ``episodes``, where it is
-    not 0, is how many are imagined in all, in place of ``imagined``: so many for each evaluation as give that number.
+    not 0, is how many are imagined in all at least, in place of ``imagined``: so many for each evaluation as give that
+    number.
 
     ``rounds`` × 4 episodes go into each update, four times as many where they are imagined; ``changes`` is how many
     groups an episode of the freshly taught policy is expected to treat differently from the start plan it imitates.

@@ -28,6 +28,8 @@ from edgeprune.errors import BadOption, nearest
 
 Weight = tuple[float, ...]
 """One number, or one for each free group."""
+BY_LAYER = ("a", "b", "c")
+"""Weights that may be given for each free group."""
 _LEAST_ERROR = _LEAST_SCORE = 1e-3
 _MJ_PER_J = 1e3
 
@@ -121,8 +123,6 @@ def _cost(ended: Ended) -> float:
 def _mean_product(weights: Weight, removed: Sequence[float]) -> float:
     if not removed:
         return 0.0
-    if len(weights) not in (1, len(removed)):
-        raise BadOption(f"a weight by layer needs {len(removed)} values here, not {len(weights)}")
     return float(np.mean(np.broadcast_to(weights, len(removed)) * np.asarray(removed)))
 
 
@@ -162,10 +162,12 @@ class Reward:
         if self.name not in FORMS:
             raise BadOption(f"unknown reward {self.name!r}{nearest(self.name, FORMS)}")
         known = list(inspect.signature(self.form.function).parameters)[1:]
-        for weight, _ in self.weights:
+        for weight, values in self.weights:
             if weight not in known:
                 raise BadOption(f"reward {self.name} has no weight {weight!r}"
                                 + (nearest(weight, known) if known else "; it has none"))  # fmt: skip
+            if len(values) > 1 and weight not in BY_LAYER:
+                raise BadOption(f"reward weight {weight} is one number, not {len(values)}")
         if min(dict(self.weights).get("drop", (1.0,))) <= 0.0:
             raise BadOption("reward weight drop is the loss allowed, a fraction above 0: cost is paid within it alone")
 
@@ -173,6 +175,12 @@ class Reward:
     def form(self) -> Form:
         """How it is computed and paid."""
         return FORMS[self.name]
+
+    def require_layers(self, layers: int) -> None:
+        """Raise BadOption where a weight is given for another number of layers."""
+        for weight, values in self.weights:
+            if len(values) not in (1, layers):
+                raise BadOption(f"reward weight {weight} by layer needs {layers} values here, not {len(values)}")
 
     def value(self, ended: Ended) -> float:
         """Return what an episode is worth, before it is centred and scaled."""

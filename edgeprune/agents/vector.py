@@ -139,10 +139,9 @@ def train(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Callable[[
     Start plans that the action space does not lead to are scored too, and taught as the plans that it leads to instead.
 
     The model plays ``imagined`` episodes on a surrogate for each true evaluation, its rewards being what that expects
-    of a plan and ``boldness`` deviations more; with ``episodes`` so many of them in all, however many evaluations there
-    are. Then the most promising of its policy's plans and their kin are
-    evaluated, in batches of BATCH, and the surrogate learns from them. With ``imagined`` 0 every episode ends in a true
-    evaluation.
+    of a plan and ``boldness`` deviations more; with ``episodes`` at least so many of them in all, by whole roll-outs,
+    however many evaluations there are. Then the most promising of its policy's plans and their kin are evaluated, in
+    batches of BATCH, and the surrogate learns from them. With ``imagined`` 0 every episode ends in a true evaluation.
 
     A policy that proposes nothing new is replaced by a fresh one that was taught the best plans so far. Rewards are
     relative to the best plan taught.
@@ -168,7 +167,7 @@ def _taught(env: SparsityEnv, account: Account, seed: int, elite: Sequence[Width
     reference = max((env.value(plan, account.evaluator.known[plan]) for plan in elite), default=env.reference)
     twin = env.twin(account, reference)
     vector = PlanVec(twin, reference)
-    model = make(vector, seed)
+    model = make(vector, seed % 2**32)  # a settled policy's successors count on from the last seed there is
     model.set_logger(Logger(folder=None, output_formats=[]))
     if elite:
         teach(model, Lessons.take(twin, elite))
@@ -199,9 +198,9 @@ def _by_surrogate(env: SparsityEnv, seed: int, start: Sequence[Widths], make: Ca
         if surrogate.ready:
             model.learn(imagined * BATCH * env.steps, reset_num_timesteps=False)
             account.learnt(vector.returns(), True)
-            new = promising(dream, proposals(model, env, play), rng, min(BATCH, account.left))
+            new = promising(dream, proposals(model, env, dream, play), rng, min(BATCH, account.left))
         else:
-            new = [plan for plan in proposals(model, env, play) if plan not in known][: min(BATCH, account.left)]
+            new = [plan for plan in proposals(model, env, dream, play) if plan not in known][: min(BATCH, account.left)]
         account.scores(new)
         stale = 0 if new else stale + 1
         if not new:

@@ -45,6 +45,7 @@ def searches(
     agent's, one for each reward.
     """
     limit, table = env.evaluator.limit, table_evaluations(env.space)
+    games = [env.paying(reward) for reward in rewards]  # what is wrong with one is told before anything is spent
     others: Sequence[str] = () if not warm else BASELINES if agent.learns else BASELINES[:1]
     baselines: list[Trace] = []
     for name in others:
@@ -59,8 +60,7 @@ def searches(
         note(baselines[-1])
     start = started_from(baselines)
     found: list[Trace] = []
-    for at, reward in enumerate(rewards):
-        game = env.paying(reward)
+    for at, game in enumerate(games):
         game.reference = max((game.value(one.widths, one.score) for one in start), default=env.reference)
         share = math.ceil(env.evaluator.left / (len(rewards) - at))
         found.append(with_episodes(agent, 1 / len(rewards)).search(game, share, seed, [one.widths for one in start]))

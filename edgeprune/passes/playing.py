@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from edgeprune.agents import actions, observation
 from edgeprune.agents.base import Evaluator, Trace
 from edgeprune.agents.env import Rules
@@ -50,7 +52,8 @@ def informed(rules: Rules, ctx: Context, space: Space, evaluator: Evaluator) -> 
     if ctx.task is not None and ctx.task.name != "synthetic":
         images = first_images(ctx.task.calibration_batches(), _LOOKED_AT)
         if images:
-            inputs = float(images[0].mean()), float(images[0].var())
+            looked_at = torch.cat(images)
+            inputs = float(looked_at.mean()), float(looked_at.var())
     return Rules(rules.actions, rules.observation, rules.reward, original, inputs)
 
 

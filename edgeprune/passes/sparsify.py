@@ -79,7 +79,7 @@ class Sparsify(Pass[TorchModel, TorchModel]):
     edgeprune/agents); ``reward_weights`` are the reward's, such as ``a=1,b=0.5``, ``reward_grid`` several to try, such
     as ``b=0.05|0.2``, and ``ratio`` is what ``keep-or-prune`` takes. The reward trains the agent; the plan that is
     taken is the best true score under the ceilings that the agent or what it was started from came to. Without ``warm``
-    a learning agent starts from nothing.
+    a learning agent starts from nothing but the plans that told the criterion, and not from ``earlier`` either.
 
     ``earlier`` is what other searches of this build were told under other ceilings (their fact ``asked``): whatever
     predicts scores learns from those too, as far as they were come to in the same way.
@@ -193,7 +193,8 @@ class Sparsify(Pass[TorchModel, TorchModel]):
         by = criterion if self.granularity == "channel" else self.granularity
         name = f"{model.digest()}-{by}-{self.scoring(judge)}{self._choices(cost, ctx)}"
         # Sorted: a cached pass tells its facts in another order, and what is learnt must not depend on that.
-        earlier = {widths_of(plan): score for plan, score in sorted(self.earlier.get(name, {}).items())}
+        told = self.earlier.get(name, {}) if self.warm else {}
+        earlier = {widths_of(plan): score for plan, score in sorted(told.items())}
         evaluator = Evaluator(judge.scores, self.evaluations, ctx.journal(f"plans-{name}"), earlier)
         return Arranged(criterion, ranking, judge, name, evaluator)
 

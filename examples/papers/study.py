@@ -35,7 +35,9 @@ CLAIMS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Row:
-    """What one build found. ``energy`` is the result's share of the original's, by the formula of the reward."""
+    """What one build found. ``energy`` is the result's share of the original's by the repaired formula, whatever the
+    reward went by.
+    """
 
     preset: str
     agent: str

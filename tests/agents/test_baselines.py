@@ -1,5 +1,6 @@
 """The baselines do what they are compared as."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,9 @@ from edgeprune import find
 from edgeprune.agents.base import Account, Trace
 from edgeprune.agents.drawing import draw
 from edgeprune.agents.global_ranking import alone, priced, ranked
+from edgeprune.agents.knapsack import solve
 from edgeprune.agents.space import Space
-from edgeprune.agents.table import sensitivity
+from edgeprune.agents.table import Table, sensitivity
 from edgeprune.agents.uniform import even_plan, uniform_plan
 from edgeprune.groups import DROP, uniform
 from edgeprune.tally import Tallied, Tally, Term
@@ -54,6 +56,16 @@ def test_evolution_improves_on_its_first_population_and_keeps_to_the_window() ->
     shares = [one.share for one in trace.asked]
     assert max(shares) <= 1.0 and np.mean(shares) > 0.95
     assert trace.best.score > 0.95 * best_plan(SPACE)[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_evolution_s_first_population_is_whole_though_a_draw_repeats(seed: int) -> None:
+    batches = toy_env(SPACE)
+    find.find("agents", "evolution")().search(batches[0], 40, seed)
+    assert [len(batch) for batch in batches[1].batches] == [8] * 5
+    small = toy_env(toy_space(0.5, blocks=1, plain=3))  # where draws repeat often
+    find.find("agents", "evolution")().search(small[0], 24, seed)
+    assert sum(map(len, small[1].batches[:3])) == 24
 
 
 def test_evolution_ends_where_there_is_nothing_new() -> None:
@@ -177,6 +189,23 @@ def test_a_table_finds_the_optimum_where_losses_add_up(name: str, monkeypatch: p
     optimum, _ = best_plan(SPACE)
     best = run(name, SPACE, 60).best.score
     assert best - uniform_score > 0.9 * (optimum - uniform_score)
+
+
+def test_the_knapsack_prices_a_dropped_block_as_it_is_around_a_plan_that_narrows_its_insides() -> None:
+    space = toy_space(0.5, blocks=1, plain=1)
+    losses = tuple(tuple(0.05 if width == DROP else 1.0 - width / options[0] for width in options)
+                   for options in space.options)  # fmt: skip
+    table = Table(space, losses)
+    plans = [space.canonical(space.complete(one, space.full())) for one in itertools.product(*space.options)]
+    best = min((plan for plan in plans if space.share(plan) <= 1.0), key=table.loss)
+    assert space.choices(best)[1] == DROP
+    assert solve(table, space.complete((16, 8, 8), space.full())) == best
+
+
+@pytest.mark.parametrize(("name", "option"), [("greedy", {"variants": -1}), ("knapsack", {"rounds": 0})])
+def test_a_baseline_s_options_are_checked(name: str, option: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(option))} must be at least"):
+        find.find("agents", name)(**option)
 
 
 @pytest.mark.parametrize("name", ["greedy", "knapsack"])

@@ -7,10 +7,11 @@ import stable_baselines3.common.env_checker
 from gymnasium.error import ResetNeeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_spaces import toy_env, toy_score, toy_space
+from toy_spaces import played_space, toy_env, toy_score, toy_space
 
 from edgeprune.agents.actions import actions_of
-from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.env import Rules, SparsityEnv
+from edgeprune.agents.reward import Reward
 from edgeprune.groups import DROP, FRACTIONS, ladder
 
 SPACE = toy_space(0.5)
@@ -42,7 +43,7 @@ def test_any_actions_give_a_feasible_plan_and_bounded_observations(actions: list
     assert SPACE.share(info["widths"]) <= 1.0
     assert info["widths"] == SPACE.canonical(info["widths"])
     assert info["score"] == toy_score(SPACE, info["widths"])
-    assert reward == pytest.approx(np.clip(info["score"] / 0.1, -10, 10))
+    assert reward == pytest.approx(info["score"] / 0.1)
 
 
 def test_an_illegal_action_becomes_the_nearest_legal_one() -> None:
@@ -86,12 +87,32 @@ def test_a_dropped_block_is_walked_through_without_a_choice() -> None:
     np.testing.assert_array_equal(np.flatnonzero(env.action_masks()), [0])
 
 
-def test_rewards_are_relative_and_clipped() -> None:
+def test_rewards_are_relative_and_those_far_out_grow_by_their_logarithm() -> None:
     env, _ = toy_env(SPACE)
     score = play(env, [8] * 8)[2]["score"]
-    relative = SparsityEnv(SPACE, env.evaluator, reference=score - 0.05)
-    assert play(relative, [8] * 8)[1] == pytest.approx(0.5)
-    assert play(SparsityEnv(SPACE, env.evaluator, reference=score + 9), [8] * 8)[1] == -10.0
+
+    def paid(apart: float) -> float:
+        return play(SparsityEnv(SPACE, env.evaluator, reference=score - apart), [8] * 8)[1]
+
+    assert paid(0.05) == pytest.approx(0.5) and paid(-0.99) == pytest.approx(-9.9)
+    assert paid(-9) == pytest.approx(-10 - np.log(9)) and paid(9) == pytest.approx(10 + np.log(9))
+    assert paid(-90) < paid(-9) < paid(-1.01) < paid(-0.99), "never the same for less"
+
+
+@pytest.mark.parametrize("reward", ["accuracy-guaranteed", "depgraphrl"])
+def test_from_nothing_plans_far_below_the_original_are_still_told_apart(reward: str) -> None:
+    env, _ = toy_env(played_space("ladder"), rules=Rules(reward=Reward(reward), original=1.9))  # a point and more lost
+    rng = np.random.default_rng(0)
+    ended = [play(env, rng.integers(0, ACTIONS, env.steps).tolist()) for _ in range(40)]
+    assert len({round(reward, 9) for _, reward, _ in ended}) == len({info["widths"] for *_, info in ended}) > 30
+
+
+def test_a_seed_makes_it_forget_what_was_scored_before() -> None:
+    env, _ = toy_env(SPACE, rules=Rules(observation="driving", original=0.9))
+    first, _ = env.reset(seed=0)
+    play(env, [8] * 8)
+    assert (env.reset()[0] != first).any()
+    np.testing.assert_array_equal(env.reset(seed=0)[0], first)
 
 
 def test_a_step_after_the_end_is_refused() -> None:

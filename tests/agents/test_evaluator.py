@@ -18,7 +18,7 @@ def test_repeats_are_free_and_new_plans_come_in_one_batch() -> None:
     assert evaluator.scores(batch, "a") == [toy_score(SPACE, plan) for plan in batch]
     evaluator.scores(PLANS[:3], "b")
     assert scorer.batches == [PLANS[:2], [PLANS[2]]]
-    assert evaluator.spent == {"a": 2, "b": 1} and evaluator.left == 7
+    assert evaluator.left == 7
     assert [(who, plan) for who, plan, _ in evaluator.history] == [("a", PLANS[0]), ("a", PLANS[1]), ("b", PLANS[2])]
 
 
@@ -26,7 +26,7 @@ def test_a_memo_hit_costs_no_call_but_counts() -> None:
     scorer = Scorer(SPACE)
     evaluator = Evaluator(scorer, 10, {key(PLANS[0]): 0.25})
     assert evaluator.scores(PLANS[:1], "a") == [0.25]
-    assert scorer.batches == [] and evaluator.spent == {"a": 1} and evaluator.resumed == 1
+    assert scorer.batches == [] and evaluator.left == 9 and evaluator.resumed == 1
 
 
 def test_what_earlier_searches_were_told_is_learnt_from_and_neither_paid_nor_asked_for() -> None:

@@ -7,8 +7,9 @@ from toy_spaces import toy_env, toy_score, toy_space
 from edgeprune import find
 from edgeprune.agents.base import Account
 from edgeprune.agents.drawing import draw
-from edgeprune.agents.env import SparsityEnv
+from edgeprune.agents.env import Rules, SparsityEnv
 from edgeprune.agents.imagined import Imagined, promising, proposals
+from edgeprune.agents.reward import Reward
 from edgeprune.agents.surrogate import Surrogate
 
 SPACE = toy_space(0.5)
@@ -55,15 +56,38 @@ def test_what_is_promised_is_new_feasible_and_better_than_chance() -> None:
 
 
 def test_a_policy_proposes_the_plans_its_episodes_end_in() -> None:
-    _, env = dreaming()
+    dream, env = dreaming()
 
     def narrowest(model: object, seen: np.ndarray, masks: np.ndarray) -> np.ndarray:
         assert seen.shape == (5, *env.observation_space.shape) and masks.any(1).all()
         return masks.shape[1] - 1 - masks[:, ::-1].argmax(1)
 
     known = len(env.evaluator.known)
-    assert proposals(None, env, narrowest, 5) == [SPACE.canonical(SPACE.minimum())]
+    assert proposals(None, env, dream, narrowest, 5) == [SPACE.canonical(SPACE.minimum())]
     assert len(env.evaluator.known) == known
+
+
+def test_a_policy_that_sees_scores_on_its_way_is_shown_what_it_learnt_from() -> None:
+    env, _ = toy_env(SPACE, rules=Rules(observation="driving", reward=Reward("driving-paper"), original=0.9))
+    account = Account(SPACE, env.evaluator, "someone", 1000)
+    rng = np.random.default_rng(0)
+    account.scores([draw(SPACE, rng, 0.9, 50) for _ in range(40)])
+    surrogate = Surrogate(SPACE)
+    surrogate.fit(env.evaluator.known)
+    dream, shown = Imagined(account, surrogate, 0.5), list[np.ndarray]()
+
+    def widest(model: object, seen: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        shown.append(seen[0])
+        return masks.argmax(1)
+
+    proposals(None, env, dream, widest, 1)
+    twin, learnt = env.twin(dream), list[np.ndarray]()
+    observation, _ = twin.reset()
+    for _ in range(env.steps):
+        learnt.append(observation)
+        observation, *_ = twin.step(int(twin.action_masks().argmax()))
+    np.testing.assert_array_equal(shown, learnt)
+    assert set(learnt[-1]) != set(learnt[0]) and account.spent == len(env.evaluator.known)
 
 
 @pytest.mark.parametrize("name", ["ppo", "a2c", "dqn", "bayesian"])

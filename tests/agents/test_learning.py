@@ -1,5 +1,6 @@
 """Learning agents are judged by learning, on a space whose best plan is known."""
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ from toy_spaces import best_plan, toy_env, toy_space
 
 from edgeprune import find
 from edgeprune.agents.base import Trace
+from edgeprune.agents.dqn import _LegalDQN
 from edgeprune.agents.env import SparsityEnv
 
 SPACE = toy_space(0.5)
@@ -46,6 +48,11 @@ def test_a_warm_start_is_improved_on_and_never_lost(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+def test_the_last_seed_there_is_is_no_end(name: str) -> None:
+    assert find.find("agents", name)().search(toy_env(toy_space(0.7, blocks=0, plain=2))[0], 60, 2**32 - 1).best
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_a_taught_policy_starts_near_its_lesson_but_not_on_it(name: str) -> None:
     env, _ = toy_env(SPACE)
     lesson = run("greedy", env, 40).best
@@ -63,3 +70,17 @@ def test_imagined_episodes_are_worth_their_while(name: str) -> None:
     means = [np.mean([asked.score for asked in trace.asked[32:]]) for trace in (plain, imagining)]
     assert means[0] < means[1] and plain.best.score <= imagining.best.score
     assert optimum() - imagining.best.score < 0.05
+
+
+def test_exploration_that_has_fallen_does_not_rise_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stable-Baselines3 counts each call's steps anew, and would let the second begin where the first was half-way."""
+    rates: list[float] = []
+
+    class Watched(_LegalDQN):
+        def _on_step(self) -> None:
+            super()._on_step()
+            rates.append(self.exploration_rate)
+
+    monkeypatch.setattr("edgeprune.agents.dqn._LegalDQN", Watched)
+    find.find("agents", "dqn")(explore_share=1.0).search(toy_env(SPACE)[0], 64, 0)
+    assert rates[0] > 0.7 and all(b <= a + 1e-12 for a, b in itertools.pairwise(rates))

@@ -3,8 +3,12 @@
 import math
 
 import pytest
+from toy_spaces import played_space, toy_env
 
+from edgeprune import find
+from edgeprune.agents.env import Rules
 from edgeprune.agents.reward import FORMS, Ended, Reward, rewards
+from edgeprune.agents.warm import searches
 from edgeprune.errors import BadOption
 
 
@@ -89,6 +93,8 @@ def test_options_become_rewards() -> None:
         (("accuracy-guaranteed", "drop=0"), r"^reward weight drop is the loss allowed, a fraction above 0"),
         (("accuracy-guaranteed", "", "drop=0.01|0"), r"^reward weight drop is the loss allowed, a fraction above 0"),
         (("akperl", "", "b=nan"), r"^sparsify.reward_grid 'b=nan' is not understood"),
+        (("driving", "l2=0.1/9/9"), r"^reward weight l2 is one number, not 3$"),
+        (("accuracy-guaranteed", "", "k=1|1/7"), r"^reward weight k is one number, not 2$"),
     ],
 )
 def test_other_options_are_refused(call: tuple[str, ...], message: str) -> None:
@@ -96,6 +102,13 @@ def test_other_options_are_refused(call: tuple[str, ...], message: str) -> None:
         rewards(*call)
 
 
-def test_a_weight_by_layer_needs_one_for_each() -> None:
-    with pytest.raises(BadOption, match=r"^a weight by layer needs 2 values here, not 3$"):
-        value("akperl", ended(), c=(0.0, 1.0, 2.0))
+@pytest.mark.parametrize("weight", ["a", "b", "c"])
+def test_a_weight_by_layer_needs_one_for_each_and_is_refused_before_anything_is_spent(weight: str) -> None:
+    env, scorer = toy_env(played_space("ladder"), rules=Rules(reward=Reward("akperl")))
+    good, bad = (Reward("akperl", ((weight, (0.5,) * layers),)) for layers in (8, 3))
+    assert env.paying(good).rules.reward == good
+    with pytest.raises(BadOption, match=rf"^reward weight {weight} by layer needs 8 values here, not 3$"):
+        searches(find.find("agents", "ppo")(), env, 0, [good, bad])
+    with pytest.raises(BadOption, match=rf"^reward weight {weight} by layer needs 8 values here, not 3$"):
+        toy_env(played_space("ladder"), rules=Rules(reward=bad))
+    assert scorer.batches == []

@@ -37,7 +37,7 @@ class Judge:
 def trace(name: str, *asked: tuple[Widths, float, float]) -> Trace:
     plans = tuple(Asked(*one) for one in asked)
     best = max((one for one in plans if one.share <= 1), key=lambda one: one.score, default=None)
-    return Trace(name, plans, len(plans), best, 0.0, 0.0)
+    return Trace(name, plans, len(plans), best)
 
 
 def asked(judge: Judge) -> list[Asked]:
