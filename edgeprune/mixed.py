@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.groups import FLOAT, INT8, CostModel, Group, Widths, canonical
-from edgeprune.tally import Tallied, Tally
+from edgeprune.tally import Tallied, Tally, uncut
 
 MARK = " in int8"
 """What the name of a choice ends in, behind that of its group."""
@@ -42,7 +42,8 @@ class Mixed(Tallied):
         self._low, self._high, self._others = tally, tally.floating, tuple(others)
         known = tally.lowered & {term.op for term in self._high.terms} & {op.name for op in cost.ops}
         given = cost.groups if any(group.lowers for group in cost.groups) else [*cost.groups, *choices(cost, known)]
-        full = {term.op: self._full_of(term) for term in self._high.terms if term.op in known}
+        ops = {op.name: op for op in cost.ops}
+        full = {term.op: uncut(term, ops[term.op]) for term in self._high.terms if term.op in known}
         self._weight = {op: ms / max(sum(full.values()), 1e-12) for op, ms in full.items()}
         self._always = known - {op for group in given for op in group.lowers}
         super().__init__(CostModel(cost.ops, given), [*self._others, self._high])

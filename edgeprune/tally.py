@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeprune.groups import CostModel, Group
+from edgeprune.groups import CostModel, Group, Op
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,19 +97,16 @@ class Tallied(CostModel):
     def share_of(self, group: int) -> dict[str, float]:
         """Return the share of the full model's MACs, parameters and tallies in what a group touches (shares overlap).
         """
-        touched = {op.name for op, is_so in zip(self.ops, self.touched(group), strict=True) if is_so}
+        touched = {op.name: op for op, is_so in zip(self.ops, self.touched(group), strict=True) if is_so}
         found = super().share_of(group)
         for tally in self.tallies:
             taken = sum(
-                (self._full_of(term) if term.op in touched else 0.0)
+                (uncut(term, touched[term.op]) if term.op in touched else 0.0)
                 + term.whole * sum(share for op, share in term.moved.items() if op in touched)
                 for term in tally.terms
             )
             found[tally.quantity] = taken / max(self.full[tally.quantity], 1e-12)
         return found
-
-    def _full_of(self, term: Term) -> float:
-        return term.whole if term.grid is None else float(term.grid[-1, -1])
 
     def _term(
         self,
@@ -127,13 +124,23 @@ class Tallied(CostModel):
         at = self._index.get(term.op)
         if at is None:
             return term.whole
-        o, i = float(outputs[at]), float(inputs[at]) / self.ops[at].conv_groups
-        if self.ops[at].inputs is None:
-            i = term.inputs[-1]
+        o, i = float(outputs[at]), _inputs(term, self.ops[at], float(inputs[at]))
         key = tally, number, o, i
         if key not in self._known:
             self._known[key] = look_up(term, o, i)
         return self._known[key]
+
+
+def uncut(term: Term, op: Op) -> float:
+    """Return what the kernel of an op takes at full width, which a grid may reach beyond: other kernels share its form.
+    """
+    if term.grid is None:
+        return term.whole
+    return look_up(term, float(op.outputs), _inputs(term, op, float(op.inputs or 0)))
+
+
+def _inputs(term: Term, op: Op, inputs: float) -> float:
+    return term.inputs[-1] if op.inputs is None else inputs / op.conv_groups
 
 
 def look_up(term: Term, outputs: float, inputs: float) -> float:

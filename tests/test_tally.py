@@ -77,6 +77,15 @@ def test_the_share_of_a_group_is_that_of_all_it_touches() -> None:
     assert shares["macs"] == cost().share_of(0)["macs"]
 
 
+def test_a_grid_that_reaches_beyond_a_kernel_does_not_make_it_dearer() -> None:
+    """A form is measured for all kernels that have it, other models' included."""
+    terms = [term(one.op, (*one.outputs, 640.0), (*one.inputs, 640.0)) for one in tally().terms[:-1]]
+    wide = Tallied(cost(), [Tally("latency", [*terms, tally().terms[-1]])])
+    plain = Tallied(cost(), [tally(beside=0.0)])
+    assert [wide.share_of(at)["latency"] for at in (0, 1)] == pytest.approx(
+        [plain.share_of(at)["latency"] for at in (0, 1)])  # fmt: skip
+
+
 def test_other_ladders_keep_the_tallies() -> None:
     narrowed = aligned(Tallied(cost(), [tally()]), 8)
     assert narrowed.groups[0].ladder == (16, 8) and narrowed.groups[1].ladder == (8,)

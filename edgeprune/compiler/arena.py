@@ -174,7 +174,7 @@ class Arena:
             baselines, found = warm.search(cell.method.agent, env, cell.seed, warm=cell.method.warm)
         step = cell.method.sparsify
         ctx = dataclasses.replace(self.context, workspace=self.store.folder)
-        settle = step.settling(judge, ctx, f"compared-{step.criterion}-{step.granularity}-{step.scoring(judge)}")
+        settle = step.settling(judge, ctx, f"{self.identity}-{step.criterion}-{step.granularity}-{step.scoring(judge)}")
         elected = elect(judge, baselines, [found], step.finalists, step.evaluations, settle)
         if elected is None:
             raise UnmetRequirement(

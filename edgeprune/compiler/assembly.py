@@ -53,7 +53,7 @@ def assemble(
         reference = REFERENCE if REFERENCE in mine else None
         first, second = (_against(mine, other, scored) for other in (reference, best))
         rows += [_row(m, mine[m.label], ceiling, dense, first[m.label], second[m.label]) for m in methods]
-    measured = [f for f in _distinct(found) if f.measurement is not None and f.measurement.latency_ms is not None]
+    measured = [f for f in _distinct(found) if f.measurement is not None and f.measurement.source == "measured"]
     times = [f.measurement.latency_ms.p50 for f in measured if f.measurement and f.measurement.latency_ms]
     several = len(ceilings) > 1
     return Comparison(

@@ -18,8 +18,8 @@ class Audited(Delegated):
     """A task whose search split is a part of another's; the rest is for ``audit`` alone.
 
     Searches, their baselines and the choice of an epoch are given this task, so that no image of the audit can reach
-    them: it has no index here. The part that searches is the first ``images`` of the permutation drawn with ``seed``
-    (the same ones that a build's search would take), at most half of the split. Everything else is the given task's.
+    them: it has no index here. The part that searches is the first ``images`` of the permutation drawn with ``seed``,
+    at most half of the split. Everything else is the given task's.
 
     Raises UnmetRequirement where the search split holds fewer than two images.
     """

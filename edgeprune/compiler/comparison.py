@@ -30,7 +30,7 @@ from edgeprune.compiler.pooling import cores, pool_for
 from edgeprune.compiler.request import Request
 from edgeprune.compiler.toolbox import Toolbox, toolbox
 from edgeprune.compiler.workshop import Means
-from edgeprune.errors import BadOption, UnmetRequirement, nearest
+from edgeprune.errors import BadOption, Infeasible, UnmetRequirement, nearest
 from edgeprune.files import write_atomic
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Progress, Silent
@@ -66,7 +66,8 @@ def compare(
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare agents; the command line's options by the same names, plus instances in place of names.
+    """Compare agents; the command line's options by the same names, plus instances in place of names (its ``--images``
+    is ``settings={"sparsify": {"images": …}}``).
 
     ``model`` and ``task`` are what ``edgeprune.compile`` takes; ``agents`` names or Agent instances (default: all there
     are). A ceiling is one text such as ``"0.5x"``, or several for several budgets; on latency it is of what ``table``
@@ -121,9 +122,9 @@ def run(
             timed = contest.measure or request.table is not None
             ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if timed else ()
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
-            if request.table is not None:
-                arena.aim(request.table)
-            with arena.store.open(key("comparison", arena.identity)):
+            with arena.store.open(key("comparison", arena.identity)):  # one at a time, from the first measurement on
+                if request.table is not None:
+                    arena.aim(request.table)
                 return _run(contest, arena, tools, progress)
 
 
@@ -140,7 +141,9 @@ def choosing(step: Sparsify, evaluations: int) -> int:
 def _run(contest: Contest, arena: Arena, tools: Toolbox, progress: Progress) -> Comparison:
     out, seed = contest.request.out, contest.request.seed
     ceilings = _ceilings(contest, arena)
-    methods(contest, tools)  # what cannot be is refused before any plan is scored
+    for method in methods(contest, tools):  # what cannot be is refused before any plan is scored
+        for ceiling in ceilings:
+            _require_reachable(arena, Cell(method, seed, ceiling))
     criterion = arena.settle(ceilings[0])
     progress.note(f"channels go by {criterion}")
     sparsify = dataclasses.replace(tools.sparsify, criterion=criterion)
@@ -164,6 +167,18 @@ def _run(contest: Contest, arena: Arena, tools: Toolbox, progress: Progress) -> 
     for file, drawn in comparison_plots.draw(report).items():
         write_atomic(out / file, drawn)
     return report
+
+
+def _require_reachable(arena: Arena, cell: Cell) -> None:
+    """Raise Infeasible where no plan keeps what a cell searches under, which is not the budget's without its cost."""
+    if cell.method.ablation == "no-measured-cost":
+        try:
+            Space(arena.rows, arena.limits(cell))
+        except Infeasible as error:
+            raise Infeasible(
+                f"--ablation no-measured-cost searches under the same share of the MACs as {cell.ceiling.label}, and "
+                f"{str(error).rpartition(';')[0]}; leave out the ablation, or that ceiling"
+            ) from error
 
 
 def _require_data(opened: Opened) -> None:

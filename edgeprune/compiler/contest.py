@@ -48,9 +48,11 @@ class Contest:
         for name, least in (("seeds", 1), ("evaluations", 1), ("epochs", 0)):
             if getattr(self, name) < least:
                 raise BadOption(f"--{name} must be at least {least}, not {getattr(self, name)}")
-        for ablation in self.ablations:
-            if ablation not in ABLATIONS:
-                raise BadOption(f"unknown ablation {ablation!r}{nearest(ablation, ABLATIONS)}")
+        first = self.request.seed
+        if first + self.seeds > 2**32:
+            raise BadOption(f"{self.seeds} seeds from {first} on go beyond 2**32 - 1; give a smaller --seed")
+        for ablation in set(self.ablations).difference(ABLATIONS):
+            raise BadOption(f"unknown ablation {ablation!r}{nearest(ablation, ABLATIONS)}")
         self._require_table()
         for table in self.request.settings:
             if table not in TABLES:

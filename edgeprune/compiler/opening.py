@@ -54,6 +54,8 @@ class Opened:
 
 def open_request(request: Request, module: nn.Module | TorchModel | None = None, task: Task | None = None) -> Opened:
     """Load model and data. Raises BadInput subclasses for anything that cannot be used together."""
+    if task is not None or ":" in request.task:
+        _require_no_options(request)
     with torch.random.fork_rng(devices=[]):  # an architecture without a model file draws its weights
         torch.manual_seed(request.seed)
         loaded = _given(module, task, request) if module is not None else _load(request)
@@ -147,6 +149,12 @@ def _task(request: Request, original: TorchModel) -> Task | None:
     if ":" in request.task:
         return load_task(request.task, request.data, request.seed)
     return None if request.data is None else _classification(request, original.spec)
+
+
+def _require_no_options(request: Request) -> None:
+    """Raise BadOption for options of a task that is not opened here."""
+    for name in request.settings.get("task", {}):
+        raise BadOption(f"task.{name} is for a task that edgeprune opens; one that is given says itself what it does")
 
 
 def _kind(request: Request, spec: ModelSpec | None) -> str:

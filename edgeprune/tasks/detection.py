@@ -178,7 +178,7 @@ class Detection(Task):
     def score(self, predict: Predict, split: Split, indices: Sequence[int] | None = None) -> Score:
         """Return mAP50-95; ``per_item`` is each image's F1 (see ``boxes.precision``).
 
-        On a whole split the score carries its bootstrap replicates. Raises BadModel unless the outputs are raw heads
+        The score carries its bootstrap replicates. Raises BadModel unless the outputs are raw heads
         of this data's classes.
         """
         pictures = self._pictures[split]
@@ -190,7 +190,7 @@ class Detection(Task):
             self._head.check(raw.shape)
             found += self._suppression(*self._head.decode(torch.from_numpy(raw)))
         truth = [Truth(*pictures.labels(index)) for index in chosen.tolist()]
-        judged = precision(found, truth, len(self._source.classes), 0 if indices is not None else REPLICATES, self.seed)
+        judged = precision(found, truth, len(self._source.classes), REPLICATES, self.seed)
         return Score(judged.map, len(chosen), judged.per_image, judged.replicates)
 
     # --- the data, read once ------------------------------------------------------------------------------------------

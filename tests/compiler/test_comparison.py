@@ -197,6 +197,32 @@ def test_finalists_are_trained_where_that_is_asked_for(at: Path, tmp_path: Path)
     assert plain.cells[0].key != report.cells[0].key
 
 
+def test_finalists_of_another_model_are_trained_under_another_name(
+    at: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their folders are siblings, and a training that was stopped is gone on with by whoever comes by that name."""
+    names: list[str] = []
+    settling = Sparsify.settling
+
+    def named(self: Sparsify, judge: Any, ctx: Any, name: str) -> Any:
+        names.append(name)
+        return settling(self, judge, ctx, name)
+
+    monkeypatch.setattr(Sparsify, "settling", named)
+    asked: dict[str, Any] = {"agents": ("random",), "seeds": 1, "evaluations": 3}
+    for number, changes in enumerate([{}, {"evaluations": 4}, {"model": None}]):
+        compared(**{**asked, **changes, "out": tmp_path / str(number)})
+    first, again, other = names
+    assert first == again != other
+
+
+def test_estimates_are_not_fitted_as_if_they_were_times(at: Path, tmp_path: Path) -> None:
+    report = compared(agents=("random",), seeds=1, evaluations=3, max_macs=("0.3x", "0.6x"), measure=True,
+                      target="jetson-xavier", out=tmp_path / "c")  # fmt: skip
+    assert {cell.measurement.source for cell in report.cells if cell.measurement} == {"estimated"}
+    assert report.regression and report.latency_law is None
+
+
 def test_the_page_says_what_each_figure_is(done: Done) -> None:
     text = (done.out / "compare.md").read_text(encoding="utf-8")
     assert text == markdown(done.report)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from edgeprune.benches.here import Here
 from edgeprune.budget import Limit
 from edgeprune.cli import main
 from edgeprune.compiler import tabling
+from edgeprune.compiler.cache import Store
 from edgeprune.compiler.comparison_report import Comparison
 from edgeprune.compiler.contest import Contest, budgets, written
 from edgeprune.compiler.request import Request
@@ -83,8 +86,45 @@ def test_a_ceiling_below_what_the_table_tells_of_the_smallest_plan_is_refused(
     assert not (tmp_path / "out" / "cells").exists()
 
 
+def test_a_ceiling_whose_share_of_the_macs_is_out_of_reach_is_refused_before_any_cell(
+    filled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(table: Any, found: Any) -> Tally:
+        one = [unit for unit in found if unit.scalable][-1]  # almost nothing once it is given a little less
+        axis = (1.0, one.inputs - 1.0, float(one.inputs))
+        return Tally("latency", [Term(one.part.name, (float(one.outputs),), axis, np.array([[1e-9, 1e-9, 1.0]]))])
+
+    monkeypatch.setattr(tabling, "tally_of", told)
+    asked = {"max_latency": ["0.9x", "0.11x"], "out": tmp_path / "out"}
+    said = r"^--ablation no-measured-cost searches under the same share of the MACs as 0\.11x latency, and the ceiling "
+    with pytest.raises(Infeasible, match=said + r".*; leave out the ablation, or that ceiling$"):
+        compared(**asked, ablations=["no-measured-cost"])
+    assert not (tmp_path / "out" / "cells").exists()
+    assert len(compared(**asked).cells) == 2
+
+
+def test_the_table_is_filled_by_one_comparison_at_a_time(
+    filled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[str] = []
+    opened = Store.open
+
+    @contextmanager
+    def open(self: Store, name: str) -> Iterator[Path]:
+        held.append(f"begun after {len(filled)} measurements")
+        with opened(self, name) as folder:
+            yield folder
+
+    monkeypatch.setattr(Store, "open", open)
+    compared(tmp_path / "out")
+    assert held[0] == "begun after 0 measurements" and filled == ["t.json"]
+
+
 def test_what_only_a_table_can_tell_needs_one() -> None:
     latency = budgets(latency=[Limit.parse("latency", "0.5x")])
+    with pytest.raises(BadOption, match=r"^2 seeds from 4294967295 on go beyond 2\*\*32 - 1; give a smaller --seed$"):
+        Contest(Request(seed=2**32 - 1), ("random",), seeds=2)
+    assert Contest(Request(seed=2**32 - 1), ("random",), seeds=1).seeds == 1
     with pytest.raises(BadOption, match=r"^--max-latency of a comparison is of what a latency table tells; give"):
         Contest(Request(), ("random",), latency)
     masked = Request(table=Path("t"), settings={"sparsify": {"granularity": "element"}})

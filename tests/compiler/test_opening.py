@@ -46,6 +46,15 @@ def test_options_of_the_task_reach_it(at: Path) -> None:
             open_request(request(settings={"task": {name: "1"}}))
 
 
+def test_options_of_a_task_that_is_given_are_refused(at: Path) -> None:
+    given = open_request(request()).task
+    with pytest.raises(BadOption, match=r"^task.batch is for a task that edgeprune opens; one that is given says"):
+        open_request(request(settings={"task": {"batch": "7"}}), task=given)
+    with pytest.raises(BadOption, match=r"^task.batch is for a task that edgeprune opens; one that is given says"):
+        open_request(request(task="own.py:Own", settings={"task": {"batch": "7"}}))
+    assert open_request(request(), task=given).task is given
+
+
 def test_without_data_agreement_is_scored_and_that_is_said(at: Path) -> None:
     opened = open_request(request(data=None, input_shape=(1, 3, 16, 16)))
     assert not opened.has_data
