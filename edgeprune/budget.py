@@ -97,26 +97,30 @@ class Check:
     """One line of a verdict: what was allowed, what was found and on what basis."""
 
     quantity: str
-    limit: float
+    limit: float | None
     found: float | None
     basis: Basis
 
     @property
     def held(self) -> bool | None:
-        """Whether the limit was kept; None when it could not be checked."""
-        return None if self.found is None else self.found <= self.limit
+        """Whether the limit was kept; None when it could not be checked: what was found is not known or, of a share,
+        what it is a share of.
+        """
+        return None if self.found is None or self.limit is None else self.found <= self.limit
 
 
 def verdict(checks: list[Check], require_measured: bool = False) -> Verdict:
     """Fold the checks into one word: ``met`` only if each one held (and was measured, if that is required).
 
-    Without any check that could be made the verdict is ``unchecked``.
+    Without any check that could be made the verdict is ``unchecked``, and where a ceiling could not be checked. The
+    floor cannot be without data, which says nothing against the ceilings.
     """
     if any(c.held is False for c in checks):
         return "not-met"
     if require_measured and any(c.basis == "estimated" or c.held is None for c in checks):
         return "not-met"
-    return "met" if any(c.held for c in checks) else "unchecked"
+    unknown = any(c.held is None and c.quantity != "accuracy-drop" for c in checks)
+    return "met" if not unknown and any(c.held for c in checks) else "unchecked"
 
 
 def exit_code(word: Verdict) -> int:

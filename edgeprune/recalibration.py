@@ -12,6 +12,7 @@ nothing, statistics stay what they were.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -172,6 +173,15 @@ def recalibrate(
     for name, momentum in momenta.items():
         norms[name].momentum = momentum
     module.eval()
+
+
+def follow(module: nn.Module, uncut: nn.Module, kept: Kept, batches: Iterable[Tensor], count: int) -> None:
+    """Re-estimate, in place, the norms of a ``module`` that was cut from ``uncut`` on the first ``count`` images of
+    batches.
+    """
+    if count and has_batch_norm(module):
+        images = first_images(batches, count)
+        recalibrate(module, images, controls(copy.deepcopy(uncut), images), kept)
 
 
 def _control(norm: _Norm, samples: Sequence[Sample]) -> Control:

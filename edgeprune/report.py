@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 SCHEMA = "edgeprune-report/1"
 Objective = Literal["metric", "agreement"]
@@ -145,6 +145,14 @@ class StepRecord(_Data):
     seconds: float
     cached: bool
     facts: dict[str, Any] = Field(default_factory=dict, description="what the pass found out, by its own names")
+    _cuts: Any = PrivateAttr(None)
+
+    @property
+    def cuts(self) -> Any:
+        """The ``Surgery`` that had been done to the original once this pass was through, where it gave a module. It is
+        not in the report: the recipe has it.
+        """
+        return self._cuts
 
 
 class GroupRow(_Data):
@@ -252,7 +260,7 @@ class CheckRow(_Data):
     """One limit of the budget and what was found."""
 
     quantity: str
-    limit: float
+    limit: float | None = Field(description="None for a share of what is not known")
     found: float | None
     basis: Literal["measured", "estimated", "exact", "unchecked"]
     held: bool | None

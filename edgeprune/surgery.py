@@ -117,6 +117,30 @@ def compose(first: Surgery, second: Surgery) -> Surgery:
     )
 
 
+def since(first: Surgery, whole: Surgery) -> Surgery:
+    """Return what ``compose`` made ``whole`` of ``first`` with, in indices of the module that ``first`` left."""
+    kept: dict[str, tuple[Indices | None, Indices | None]] = {}
+    for name, (out, inp) in whole.kept.items():
+        before = first.kept.get(name, (None, None))
+        pair = _within(before[0], out), _within(before[1], inp)
+        if pair != (None, None):
+            kept[name] = pair
+    return Surgery(
+        kept,
+        tuple(name for name in whole.dropped if name not in first.dropped),
+        {name: kind for name, kind in whole.activations.items() if first.activations.get(name) != kind},
+        {name: entry for name, entry in whole.masks.items() if first.masks.get(name) != entry},
+        tuple(name for name in whole.floating if name not in first.floating),
+    )
+
+
+def _within(before: Indices | None, now: Indices | None) -> Indices | None:
+    if now is None or now == before:
+        return None
+    place = {index: at for at, index in enumerate(before)} if before is not None else None
+    return now if place is None else tuple(place[index] for index in now)
+
+
 def cut(module: nn.Module, surgery: Surgery) -> nn.Module:
     """Slice ``module`` in place, put its activations in and its masks on, and return it.
 

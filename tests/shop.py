@@ -34,6 +34,7 @@ class Made:
     moved: dict[str, float] | None = None
     """How far each activation moves the outputs; the first step replaces "a", the second "b", the third "c"."""
     lowered: tuple[str, ...] = ()
+    nonzero: None = None
 
     @property
     def size_bytes(self) -> int:
@@ -91,6 +92,7 @@ class Shop:
     lowered: tuple[str, ...] = ()
     table: Path | None = None
     bench: Any = None
+    board: str = "a board"
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class Shop:
         if self.smooth:
             network = nn.Sequential(network, nn.SiLU())
         self.original = torch_model(network, (1, 3, 12, 12))
-        board = SimpleNamespace(channel_multiples={"fp32": 8}, widest_multiple=8)
+        board = SimpleNamespace(name=self.board, channel_multiples={"fp32": 8}, widest_multiple=8)
         self.means = SimpleNamespace(budget=self.budget, cost=self.cost, seed=0, board=board, progress=Silent(),
                                      table=self.table)  # fmt: skip
         self.source = self.finish("original", ())

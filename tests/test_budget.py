@@ -90,7 +90,11 @@ def check(found: float | None, basis: str = "measured") -> Check:
         ([check(0.5, "estimated")], False, "met"),
         ([check(0.5, "estimated")], True, "not-met"),
         ([check(0.5, "exact")], True, "met"),
-        ([check(0.5), check(None)], False, "met"),
+        ([check(0.5), check(None)], False, "unchecked"),
+        ([check(2.0), check(None)], False, "not-met"),
+        ([check(0.5), Check("energy", None, 0.5, "unchecked")], False, "unchecked"),
+        ([check(0.5), Check("accuracy-drop", 0.01, None, "unchecked")], False, "met"),
+        ([check(0.5), Check("accuracy-drop", 0.01, None, "unchecked")], True, "not-met"),
     ],
 )
 def test_verdicts(checks: list[Check], required: bool, word: str) -> None:

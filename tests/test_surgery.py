@@ -308,3 +308,20 @@ def test_a_layer_that_cannot_be_sliced_is_refused_by_name() -> None:
     group = Group("a", 8, (Member("a", "out", every, every), Member("group", "out", every, every)))
     with pytest.raises(BadModel, match=r"^group \(GroupNorm\) cannot be sliced$"):
         surgery.resolve(toy("Normed").module, [group], (Cut("a", 8, (0, 1)),))
+
+
+@pytest.mark.parametrize("name", CUTTABLE)
+def test_what_was_done_since_is_told_in_the_indices_of_what_was_there(name: str) -> None:
+    model, _ = traced(name)
+    steps = [Surgery()]
+    for seed in (1, 2):
+        cost = trace(model, (1,))
+        plan = plan_of(cost.groups, random_widths(cost, seed), random_scores(cost, seed))
+        again = surgery.apply(model, cost.groups, plan)
+        done = surgery.since(model.surgery, again.surgery)
+        assert surgery.compose(model.surgery, done) == again.surgery
+        same = surgery.rebuild(model, done)
+        assert torch.equal(same.module(*same.inputs), again.module(*again.inputs))
+        model = again
+        steps.append(again.surgery)
+    assert not surgery.since(steps[2], steps[2])

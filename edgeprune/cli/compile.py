@@ -69,7 +69,8 @@ from edgeprune.compiler.request import Request, data_path, default_out, parse_se
            show_default=True, help="auto lowers it as far as accuracy and clock allow."),
     option("Search", "--cost", type=click.Choice(["measured", "estimated", "macs"]), default="measured",
            show_default=True,
-           help="What decides between candidates: the clock, or MACs alone (reproducible to the byte)."),
+           help="What decides between candidates: the clock, estimates for a target that is elsewhere (what measured "
+           "becomes there), or MACs alone (reproducible to the byte)."),
     option("Search", "--set", "set_", multiple=True, metavar="PASS.FIELD=VALUE",
            help="Set an option of a pass, of the task or of the agent, such as finetune.lr=0.01. May be repeated."),
     WORKERS, TARGET, BOARD, THREADS, TABLE, ENERGY, POWER_LOG,

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import platformdirs
@@ -50,6 +51,9 @@ PACKAGES = (
 )
 _KNOWN = {*sys.stdlib_module_names, "edgeprune", "numpy", "torch", "torchvision", "timm", "ultralytics"} - {"__main__"}
 """Where code comes from that ``source_digest`` and ``versions`` already speak for."""
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 def root() -> Path:
@@ -84,13 +88,42 @@ def versions() -> dict[str, str]:
 
 
 def code_digest(things: Iterable[object]) -> dict[str, str]:
-    """Return the sha256 of the files that define the classes of ``things``, by module, where they are the user's own.
+    """Return the sha256 of the files that define the classes of ``things``, and of all that those import, by module,
+    where they are the user's own.
 
     Code that cannot be read (typed into a console) gets a number used once: what it computes is never taken from the
-    store.
+    store. What a function imports while it runs is not seen before it did; of an installed package the file that was
+    imported counts, and not all that it imports in turn.
     """
-    modules = {cls.__module__ for thing in things for cls in type(thing).__mro__}
-    return {name: _file_of(name) for name in sorted(modules) if name.partition(".")[0] not in _KNOWN}
+    left = [cls.__module__ for thing in things for cls in type(thing).__mro__]
+    found: dict[str, str] = {}
+    while left:
+        name = left.pop()
+        if name not in found and name.partition(".")[0] not in _KNOWN:
+            module = sys.modules.get(name)
+            found[name] = "" if _bare(module) else _file_of(name)
+            left += _imported(module)
+    return {name: digest for name, digest in sorted(found.items()) if digest}
+
+
+def _bare(module: ModuleType | None) -> bool:
+    """Whether it is a package without a file of its own."""
+    return hasattr(module, "__path__") and getattr(module, "__file__", None) is None
+
+
+def _imported(module: ModuleType | None) -> set[str]:
+    """Return the modules that what is global in a user's module comes from; of an installed one none."""
+    file = getattr(module, "__file__", None)
+    if module is None or (file is not None and _INSTALLED.intersection(Path(file).parts)):
+        return set()
+    told = [value.__name__ if isinstance(value, ModuleType) else _maker(value) for value in vars(module).values()]
+    there = {name: sys.modules.get(name) for name in told}
+    return {name for name, one in there.items() if getattr(one, "__file__", None) is not None or _bare(one)}
+
+
+def _maker(value: object) -> str:
+    own = getattr(value, "__module__", None)
+    return own if isinstance(own, str) else type(value).__module__
 
 
 def _file_of(module: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from edgeprune.activations import smooth
 from edgeprune.agents.base import Space
 from edgeprune.budget import Limit
 from edgeprune.compiler.pipeline import AnyPass
@@ -44,14 +45,29 @@ def _keeps(workshop: Workshop, candidate: Finished, quantity: str, limit: Limit)
 
 
 def require_meter(workshop: Workshop) -> None:
-    """Raise UnmetRequirement where a ceiling on energy is asked for and no power sensor answers."""
-    if "energy" in workshop.means.budget.ceilings() and workshop.recorded_energy(workshop.source) is None:
+    """Raise UnmetRequirement where a ceiling on energy is asked for and no power sensor answers, or one on latency
+    and neither a clock nor figures to estimate by are there.
+    """
+    limited = workshop.means.budget.ceilings()
+    if "latency" in limited and workshop.recorded_measure(workshop.source).latency_ms is None:
+        raise UnmetRequirement(
+            f"--max-latency needs a clock, or figures to estimate by, and {workshop.means.board.name} has neither "
+            "here; measure on the board with --board, or set --max-macs instead"
+        )
+    if "energy" in limited and workshop.recorded_energy(workshop.source) is None:
         board = workshop.means.board
         raise UnmetRequirement(
             f"--max-energy needs a power sensor, and none of {board.name} answers here (its file names "
             f"{board.power.sensor}); measure on the board with --board, give the file of an external meter with "
             f"--power-log, estimate with --energy theoretical, or set --max-latency instead"
         )
+
+
+def replaceable(workshop: Workshop, tools: Toolbox) -> bool:
+    """Whether activations may give way to cheaper ones: there are such, they may be trained for, and a clock counts."""
+    if tools.activation.to == "none" or not tools.trains or workshop.means.cost == "macs":
+        return False
+    return bool(smooth(workshop.original.module))
 
 
 class Ceilings:
@@ -64,9 +80,7 @@ class Ceilings:
 
     def __init__(self, workshop: Workshop, tools: Toolbox, quantized: Finished) -> None:
         self.workshop, self.tools, self.quantized = workshop, tools, quantized
-        source = workshop.source
-        base = {"size": source.size_bytes, "macs": source.macs, "parameters": source.parameters}
-        limits = workshop.means.budget.ceilings()
+        base, limits = workshop.source.counts(), workshop.means.budget.ceilings()
         self.absolute = {q: limits[q].resolve(whole) for q, whole in base.items() if q in limits}
         self.measured = {q: limits[q] for q in MEASURED if q in limits}
         self.known = [quantized]
@@ -89,7 +103,7 @@ class Ceilings:
         the two of ``known`` that lie nearest to the ceiling. MARGIN is left for what that line does not tell. Masks
         leave the size as it is, so that no search of theirs can aim at one.
         """
-        limits = {q: limit for q, limit in self.absolute.items() if q != "size"}
+        limits = self._of_plans()
         if "size" in self.absolute and self.tools.sparsify.granularity == "channel":
             wanted = self.absolute["size"] * (1.0 - MARGIN)
             one, *others = sorted(self.known, key=lambda known: abs(known.size_bytes - wanted))
@@ -102,6 +116,18 @@ class Ceilings:
             allowed = one.parameters + (wanted - one.size_bytes) / rate
             least = min(known.parameters for known in self.known)
             limits["parameters"] = min(max(allowed, least), limits.get("parameters", math.inf))
+        return limits
+
+    def _of_plans(self) -> dict[str, float]:
+        """Return the ceilings on MACs and parameters as the cost algebra counts, which knows nothing of zeros: where
+        the original is masked already, as many more as the nearest of ``known`` has.
+        """
+        limits = {}
+        for quantity, limit in self.absolute.items():
+            if quantity != "size":
+                near = min(self.known, key=lambda known: abs(known.counts()[quantity] - limit))
+                every = near.macs if quantity == "macs" else near.parameters
+                limits[quantity] = limit * every / max(near.counts()[quantity], 1.0)
         return limits
 
     def grid(self, cost: CostModel) -> CostModel:
@@ -131,17 +157,23 @@ class Ceilings:
         lowered = tuple(name for name in self.quantized.fact("quantize", "lowered") or () if name in there)
         method = self.quantized.fact("quantize", "method") or self.tools.quantize.method
         quantize = dataclasses.replace(self.tools.quantize, lowered=lowered, method=method)
+        rest = self.quantized.fact("quantize", "rest")
+        if "fp16" in (rest, self.quantized.fact("quantize", "precision")):
+            quantize = dataclasses.replace(quantize, precision="fp16", rest=rest or quantize.rest)
         return self.workshop.finish(name, [*cutting, self.tools.export, quantize, *self.tools.dialect])
 
     def _require_reachable(self, name: str, cost: CostModel) -> None:
         """Raise Infeasible if even the smallest plan breaks a ceiling: by algebra, or finished, on what is measured."""
-        smallest = Space(cost, {q: limit for q, limit in self.absolute.items() if q != "size"}).minimum()
+        smallest = Space(cost, self._of_plans()).minimum()
         if "size" not in self.absolute and not self.measured:
             return
         original, search = self.workshop.original, dataclasses.replace(self.tools.sparsify, criterion="l2")
         ranking = search.ranking(original, cost.groups, None, self.workshop.means.seed)
         cuts = search.surgery(original, cost.groups, smallest, ranking)
-        probe = self.untrained(name, [Recut.of(cuts)])
+        cheaper: list[AnyPass] = []
+        if self.measured and replaceable(self.workshop, self.tools):
+            cheaper = [self.tools.activation]
+        probe = self.untrained(name, [*cheaper, Recut.of(cuts)])
         self.known.append(probe)
         if probe.size_bytes > self.absolute.get("size", math.inf):
             share = probe.size_bytes / self.workshop.source.size_bytes

@@ -261,7 +261,13 @@ def _means(
 
 
 def _cost(request: Request, bench: Bench) -> Cost:
-    """Return who decides what is faster: for a target that is elsewhere no clock can."""
+    """Return who decides what is faster: for a target that is elsewhere no clock can. Raises BadOption for estimates
+    that are asked for where there is a clock, or no figures to make them of.
+    """
+    figures = bench.board.tera_ops and bench.board.bandwidth_gb_s
+    if request.cost == "estimated" and (bench.source == "measured" or not figures):
+        why = "is measured here" if bench.source == "measured" else "has no figures to estimate by"
+        raise BadOption(f"--cost estimated: {bench.board.name} {why}; use --cost measured, or macs")
     if request.cost == "macs" or (request.cost == "measured" and bench.source == "measured"):
         return request.cost
-    return "estimated" if bench.board.tera_ops and bench.board.bandwidth_gb_s else "macs"
+    return "estimated" if figures else "macs"

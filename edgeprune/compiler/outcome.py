@@ -216,16 +216,15 @@ def _checks(
     before, after = measured["original"].latency_ms, measured[chosen.name].latency_ms
     spent, whole = measured[chosen.name].energy_mj, measured["original"].energy_mj
     told: Basis = "estimated" if measured[chosen.name].energy_source == "estimated" else "measured"
-    known: dict[str, tuple[float | None, float, Basis]] = {
-        "energy": (spent, math.nan if whole is None else whole, told),
-        "latency": (after.p50 if after else None, before.p50 if before else math.nan, clock),
-        "size": (chosen.size_bytes, source.size_bytes, "exact"),
-        "macs": (chosen.counts()["macs"], source.macs, "exact"),
-        "parameters": (chosen.counts()["parameters"], source.parameters, "exact"),
+    known: dict[str, tuple[float | None, float | None, Basis]] = {
+        "energy": (spent, whole, told),
+        "latency": (after.p50 if after else None, before.p50 if before else None, clock),
     }
+    known |= {q: (chosen.counts()[q], source.counts()[q], "exact") for q in ("size", "macs", "parameters")}
     for quantity, limit in budget.ceilings().items():
         value, original, basis = known[quantity]
-        checks.append(Check(quantity, limit.resolve(original), value, basis if value is not None else "unchecked"))
+        allowed = None if limit.relative and original is None else limit.resolve(original or 0.0)
+        checks.append(Check(quantity, allowed, value, "unchecked" if value is None or allowed is None else basis))
     return checks
 
 

@@ -105,7 +105,7 @@ def _run(one: AnyPass, model: Model, ctx: Context, store: Store, name: str, cand
         record = finished(folder)
         if record is not None:
             result = _load(folder, record, ctx.original)
-            return result, _step(one, candidate, time.perf_counter() - started, True, record["facts"])
+            return result, _step(one, candidate, time.perf_counter() - started, True, record["facts"], result)
         facts: dict[str, Any] = {}
         inner = dataclasses.replace(ctx, workspace=folder, record=facts.__setitem__)
         one.requires(model, inner)
@@ -116,11 +116,14 @@ def _run(one: AnyPass, model: Model, ctx: Context, store: Store, name: str, cand
         plain = to_jsonable_python(facts)
         seconds = time.perf_counter() - started
         _save(folder, result, plain, seconds)
-        return _load(folder, {"facts": plain}, ctx.original), _step(one, candidate, seconds, False, plain)
+        made = _load(folder, {"facts": plain}, ctx.original)
+        return made, _step(one, candidate, seconds, False, plain, made)
 
 
-def _step(one: AnyPass, candidate: str, seconds: float, cached: bool, facts: Mapping[str, Any]) -> StepRecord:
-    return StepRecord.model_validate(
+def _step(
+    one: AnyPass, candidate: str, seconds: float, cached: bool, facts: Mapping[str, Any], made: Model
+) -> StepRecord:
+    step = StepRecord.model_validate(
         {
             "pass": one.name,
             "options": describe(one),
@@ -130,6 +133,8 @@ def _step(one: AnyPass, candidate: str, seconds: float, cached: bool, facts: Map
             "facts": dict(facts),
         }
     )
+    step._cuts = made.surgery if isinstance(made, TorchModel) else None
+    return step
 
 
 def _save(folder: Path, result: Model, facts: dict[str, Any], seconds: float) -> None:

@@ -11,7 +11,7 @@ from edgeprune.activations import CHEAPER
 from edgeprune.masks import HALF
 from edgeprune.model import Surgery, TorchModel, first_line
 from edgeprune.passes.base import Context, Pass
-from edgeprune.recalibration import controls, first_images, has_batch_norm, recalibrate
+from edgeprune.recalibration import follow
 from edgeprune.reconstruction import gathered, reconstruct, record
 
 
@@ -45,9 +45,8 @@ class Recut(Pass[TorchModel, TorchModel]):
         if self.reconstruction and task:
             taught = gathered(list(task.calibration_batches()))
             reconstruct(result.module, result.surgery, record(ctx.original.module, taught), taught)
-        if self.recalibration and task and task.name != "synthetic" and has_batch_norm(result.module):
-            images = first_images(task.calibration_batches(), self.recalibration)
-            recalibrate(result.module, images, controls(model.clone().module, images), cuts.kept)
+        if task and task.name != "synthetic":
+            follow(result.module, model.module, cuts.kept, task.calibration_batches(), self.recalibration)
         return result
 
 

@@ -9,8 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgeprune.activations import smooth
-from edgeprune.compiler.ceilings import Ceilings
+from edgeprune.compiler.ceilings import Ceilings, replaceable
 from edgeprune.compiler.pipeline import AnyPass
 from edgeprune.compiler.toolbox import Toolbox
 from edgeprune.compiler.workshop import Finished, Workshop
@@ -48,9 +47,7 @@ def replace(workshop: Workshop, tools: Toolbox, ceilings: Ceilings, quantized: F
     precision that ``quantized`` has; what it will cost is expected from what the steps before did.
     """
     found, whole = Replaced(), tools.activation.share
-    if tools.activation.to == "none" or not tools.trains or workshop.means.cost == "macs":
-        return found
-    if not smooth(workshop.original.module):
+    if not replaceable(workshop, tools):
         return found
     before = best = workshop.recorded_measure(quantized).ratio or math.inf
     trained: dict[str, Finished] = {}

@@ -168,6 +168,8 @@ def _difference(first: OnnxModel, second: OnnxModel, workshop: Workshop) -> floa
 def _why(recipe: Recipe, workshop: Workshop) -> str:
     if recipe.get("processor") != workshop.means.board.detected.get("cpu"):
         return f"it was recorded on another processor ({recipe.get('processor')})"
+    if recipe["means"].get("device") != workshop.means.device:
+        return f"it was recorded on another device ({recipe['means'].get('device')})"
     if recipe.get("versions") != versions():
         return "it was recorded with other library versions"
     return "processor and versions are the same: please report this"

@@ -235,14 +235,16 @@ class Strategy:
         return self._under_measured(ceilings, cost) if ceilings.measured else self._under_size(ceilings)
 
     def _under_size(self, ceilings: Ceilings) -> Finished:
-        """Search under MACs and parameters, again with fewer parameters while the artifact is too large."""
-        size = ceilings.absolute.get("size", math.inf)
+        """Search under MACs and parameters, again with fewer of them while the artifact is too large, or has more
+        weights that are not zero than its plan told.
+        """
+        unsure = "size" in ceilings.absolute or self.workshop.source.nonzero is not None
         for attempt in range(1, ATTEMPTS + 1):
-            share = 1.0 if size == math.inf else 2 / 3  # another attempt needs some too
+            share = 2 / 3 if unsure else 1.0  # another attempt needs some too
             left = self.tools.evaluations - self._spent()
             name = f"attempt {attempt} under the ceilings"
             best = self._probe(name, ceilings.searchable(), math.ceil(share * left))
-            if best.size_bytes <= size:
+            if ceilings.fits(best):
                 break
             ceilings.known.append(best)
         return best
@@ -267,9 +269,16 @@ class Strategy:
             return ceilings.cheap_enough(self._noted(probe))
 
         least = len(targets) - largest(len(targets) - 1, lambda j: cheap_enough(len(targets) - j))
-        for k in range(least, min(least + ATTEMPTS, len(targets) + 1)):
+        k = least
+        for _ in range(ATTEMPTS):
             best = self._probe(f"trained at {targets[k - 1]:.2f}x {WORDS[self._aim]}", limits(k), allowance)
-            if ceilings.cheap_enough(best):
+            if ceilings.fits(best):
+                break
+            ceilings.known.append(best)  # what it takes tells how few parameters the size allows
+            before, wanted = wanted, ceilings.searchable()
+            if not ceilings.cheap_enough(best):
+                k += 1
+            if k > len(targets) or (ceilings.cheap_enough(best) and wanted == before):
                 break
         return best
 

@@ -204,7 +204,7 @@ def _limit(row: CheckRow, check: Check) -> Finding:
     if not agree:
         return Finding(what, f"the verdict rests on {row.found}, but the build holds {check.found}", 2)
     if check.held is None:
-        return Finding(what, f"not checked against {row.limit:g}")
+        return Finding(what, "not checked" + ("" if row.limit is None else f" against {row.limit:g}"))
     relation = "within" if check.held else "above"
     return Finding(what, f"{check.found:g} is {relation} {row.limit:g} ({row.basis})", 0 if check.held else 3)
 
@@ -220,6 +220,6 @@ def _figures(report: Report, model: Path) -> dict[str, float | None]:
         "latency": None if latency is None else latency.p50,
         "energy": result.measurement.energy_mj,
         "size": float(model.stat().st_size) if model.is_file() else None,
-        "macs": result.macs,
-        "parameters": result.parameters,
+        "macs": result.macs if result.nonzero_macs is None else result.nonzero_macs,
+        "parameters": result.parameters if result.nonzero_parameters is None else result.nonzero_parameters,
     }

@@ -23,12 +23,14 @@ from edgeprune.compiler.request import Request
 from edgeprune.compiler.verify import FILES, numbers, write_manifest
 from edgeprune.compiler.workshop import Finished, Workshop
 from edgeprune.files import mending, write_atomic
-from edgeprune.model import OnnxModel, file_digest
+from edgeprune.model import OnnxModel, Surgery, file_digest
 from edgeprune.report import ArtifactRow, Candidate, EngineRow, KernelRow, Measurement, Report
+from edgeprune.surgery import since
 
 RECIPE_SCHEMA = "edgeprune-recipe/1"
 _NAMES = ("manifest.json", *FILES)
 _CUTTING = ("prune", "sparsify", "recut")
+_HOW = ("recalibration", "reconstruction")
 _FOUND = {"activation": ("names",), "quantize": ("lowered", "precision", "method", "rest")}
 """What a pass found out and recorded, by pass: replayed as options of the same name."""
 
@@ -165,7 +167,7 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
         "cuts": chosen.torch.surgery.to_json() if chosen.torch else None,
         "runtime": chosen.model.runtime,
         "ranges": chosen.fact("quantize", "ranges"),
-        "passes": [{"pass": name, "options": options} for name, options in _decided(chosen)],
+        "passes": [{"pass": name, "options": options} for name, options in _decided(chosen, opened.original.surgery)],
         "expect": {
             "model.onnx": file_digest(chosen.model.path),
             "score": None if chosen.score is None else chosen.score.value,
@@ -173,25 +175,24 @@ def recipe(request: Request, opened: Opened, workshop: Workshop, chosen: Finishe
     }
 
 
-def _decided(chosen: Finished) -> list[tuple[str, Mapping[str, Any]]]:
+def _decided(chosen: Finished, original: Surgery) -> list[tuple[str, Mapping[str, Any]]]:
     """Return the passes with their searches replaced by what they found.
 
-    All cuts are made where the last of them stood before the model was first trained, or, if none stood there, where
-    the last one did: on the same side of a change of activations, so that batch norms are re-estimated under the same.
+    Each makes its own cuts where it stood, and re-estimates batch norms as it did: their last bits hang on what came
+    before.
     """
     decided: list[tuple[str, Mapping[str, Any]]] = []
-    searched = next((s for s in chosen.steps if s.name in ("sparsify", "recut")), None)
-    cuts = dataclasses.replace(chosen.torch.surgery, activations={}) if chosen.torch is not None else None
-    how = {name: searched.options[name] for name in ("recalibration", "reconstruction")} if searched else {}
-    recut = Recut.of(cuts, **how) if cuts else None
-    training = next((i for i, s in enumerate(chosen.steps) if s.name == "finetune"), len(chosen.steps))
-    cutting = [i for i, s in enumerate(chosen.steps) if s.name in _CUTTING]
-    place = max([i for i in cutting if i < training] or cutting, default=0)
-    for i, step in enumerate(chosen.steps):
-        if i == place and recut is not None:
-            decided.append(("recut", dataclasses.asdict(recut)))
+    before = original
+    for step in chosen.steps:
         if step.name in _CUTTING:
+            cuts, before = since(before, step.cuts), step.cuts
+            if cuts:
+                how = {name: step.options[name] for name in _HOW if name in step.options}
+                if step.name == "prune" and not step.options["ratio"]:
+                    how["recalibration"] = 0  # of dead channels nothing follows
+                decided.append(("recut", dataclasses.asdict(Recut.of(cuts, **how))))
             continue
+        before = step.cuts or before
         found = {fact: step.facts[fact] for fact in _FOUND.get(step.name, ()) if fact in step.facts}
         decided.append((step.name, {**step.options, **found}))
     return decided

@@ -82,6 +82,8 @@ class Finetune(Pass[TorchModel, TorchModel]):
                 with seeded(ctx.device, ctx.seed, epoch):
                     loss = self._epoch(state, ctx.task, ctx, epoch)
                 state.finish(epoch, loss, ctx)
+            if state.hints:
+                state.hints.close()
         ctx.record("epochs", state.log)
         ctx.record("best_epoch", state.best_epoch)
         model.module.load_state_dict(state.best)

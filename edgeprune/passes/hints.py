@@ -42,7 +42,8 @@ class Hints:
 
     def _keeper(self, of_teacher: bool, number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            self._given[of_teacher, number] = given[0]
+            if of_teacher or torch.is_grad_enabled():  # a student that is scored in between has nothing to follow
+                self._given[of_teacher, number] = given[0]
 
         return keep
 
@@ -51,6 +52,7 @@ class Hints:
         images; 0 where there is nothing to compare.
         """
         apart = [self._apart(number) for number in range(len(self._names))]
+        self._given.clear()  # or a batch of features would be held until the next
         return torch.stack(apart).mean() if apart else torch.zeros(())
 
     def _apart(self, number: int) -> Tensor:

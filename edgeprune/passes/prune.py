@@ -14,6 +14,7 @@ from edgeprune.errors import UnmetRequirement
 from edgeprune.groups import CostModel, Group, Plan, Widths, plan_of, uniform
 from edgeprune.model import TorchModel
 from edgeprune.passes.base import Context, Pass
+from edgeprune.recalibration import follow
 from edgeprune.tracing import trace
 from edgeprune.trials import agree
 
@@ -25,7 +26,9 @@ class Prune(Pass[TorchModel, TorchModel]):
     ``ratio`` is the fraction of channels *removed*, in [0, 1); 0 removes only what is dead (filters that are exactly
     zero, or that nobody reads). ``scope`` ``uniform`` takes it from every group, ``global`` compares scores across
     groups. ``steps`` > 1 goes there iteratively, scoring again after each. Kept counts come from the target's ladder.
-    A ratio that removes nothing is an error; finding nothing dead is a result.
+    Where more than dead channels go, batch norms are re-estimated on the first ``recalibration`` of the task's
+    calibration images, so that who looks at them next is not misled by what they were. A ratio that removes nothing is
+    an error; finding nothing dead is a result.
     """
 
     name = "prune"
@@ -36,6 +39,7 @@ class Prune(Pass[TorchModel, TorchModel]):
     scope: Literal["uniform", "global"] = "uniform"
     criterion: str = "l2"
     steps: int = 1
+    recalibration: int = 1024
 
     def __post_init__(self) -> None:
         importance.require_known(self.criterion)
@@ -43,6 +47,8 @@ class Prune(Pass[TorchModel, TorchModel]):
             raise ValueError(f"ratio is the fraction of channels removed, in [0, 1), not {self.ratio}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.recalibration < 0:
+            raise ValueError(f"recalibration must not be negative, not {self.recalibration}")
 
     def run(self, model: TorchModel, ctx: Context) -> TorchModel:
         """Return the smaller model."""
@@ -60,6 +66,9 @@ class Prune(Pass[TorchModel, TorchModel]):
                     f"pruning {self.ratio:.0%} removed nothing: {_why_nothing(before)}; "
                     f"`edgeprune inspect` lists every group"
                 )
+            if ctx.task is not None and ctx.task.name != "synthetic":
+                kept = surgery.since(model.surgery, result.surgery).kept
+                follow(result.module, model.module, kept, ctx.task.calibration_batches(), self.recalibration)
         ctx.record("removed_parameters", removed)
         ctx.record("locked", {g.name: g.locked for g in before.groups if g.locked})
         return result

@@ -226,3 +226,23 @@ def test_a_file_in_the_way_is_answered(tmp_path: Path) -> None:
 def test_a_record_is_plain_json(tmp_path: Path) -> None:
     finish(tmp_path, [], {"a": 1})
     assert json.loads((tmp_path / "done.json").read_text()) == {"a": 1, "files": {}}
+
+
+def test_what_a_users_file_imports_counts_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A score computed by a helper is another score once the helper is."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "a_package").mkdir()
+
+    def digest(helper: str, deeper: str) -> dict[str, str]:
+        (tmp_path / "a_helper.py").write_text(f"import a_package.deep\n{helper}")
+        (tmp_path / "a_package" / "deep.py").write_text(deeper)
+        for name in ("a_helper", "a_package", "a_package.deep"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        text = "import numpy as np\nfrom a_helper import right\n\nclass Mine: a = right"
+        return cache.code_digest([_module(tmp_path / "m.py", text, monkeypatch)])
+
+    first = digest("def right(): return 1", "b = 1")
+    assert set(first) == {"a_users_module", "a_helper", "a_package.deep"}
+    assert digest("def right(): return 1", "b = 1") == first
+    assert digest("def right(): return 2", "b = 1") != first != digest("def right(): return 1", "b = 2")

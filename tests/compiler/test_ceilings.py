@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import tiny
 from contexts import torch_model
-from shop import Shop
+from shop import CHEAPER, Made, Shop
 
 from edgeprune.budget import Budget, Limit
 from edgeprune.compiler import ceilings as ceilings_module
 from edgeprune.compiler.ceilings import Ceilings
-from edgeprune.errors import Infeasible
+from edgeprune.errors import Infeasible, UnmetRequirement
 from edgeprune.groups import DROP, CostModel
+from edgeprune.passes.activation import Activation
 from edgeprune.passes.sparsify import Sparsify
+from edgeprune.report import Measurement
 from edgeprune.tracing import trace
 
 
@@ -44,7 +46,8 @@ def _grid(cost_model: CostModel, budget: Budget, multiple: int = 16, cost: str =
     shop = Shop(cost_model, budget, cost)
     shop.means.board.widest_multiple = multiple
     export = SimpleNamespace(name="export")
-    tools = SimpleNamespace(sparsify=Sparsify(), export=export, quantize=_Quantize(), dialect=())
+    tools = SimpleNamespace(sparsify=Sparsify(), export=export, quantize=_Quantize(), dialect=(), trains=False,
+                            activation=Activation())  # fmt: skip
     return Ceilings(shop, tools, shop.finish("quantized-only", ())).grid(cost_model)  # type: ignore[arg-type]
 
 
@@ -53,6 +56,8 @@ class _Quantize:
     name: str = "quantize"
     lowered: tuple[str, ...] = ()
     method: str = "auto"
+    precision: str = "auto"
+    rest: str = "fp32"
 
 
 def test_a_shape_is_lowered_where_the_quantized_candidate_is(
@@ -64,6 +69,38 @@ def test_a_shape_is_lowered_where_the_quantized_candidate_is(
     tools = SimpleNamespace(sparsify=Sparsify(), export=export, quantize=_Quantize(), dialect=())
     shape = Ceilings(shop, tools, shop.finish("quantized-only", ())).untrained("shape", [])  # type: ignore[arg-type]
     assert shape.passes[-1] == _Quantize(lowered=("stem",), method="percentile")
+
+
+@pytest.mark.parametrize(
+    ("found", "rest"), [({"precision": "fp16"}, "fp32"), ({"precision": "int8", "rest": "fp16"}, "fp16")]
+)
+def test_a_shape_is_in_half_precision_where_the_quantized_candidate_is(
+    found: dict[str, str], rest: str, cost_model: CostModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged in float32 it would be cut further than the ceiling asks for, or refused."""
+    shop = Shop(cost_model, Budget(0.01), "measured")
+    monkeypatch.setattr(ceilings_module, "lowerable_names", lambda path: ("stem",))
+    monkeypatch.setattr(Made, "fact", lambda self, one, name: found.get(name))
+    tools = SimpleNamespace(sparsify=Sparsify(), export=SimpleNamespace(name="export"), quantize=_Quantize(),
+                            dialect=())  # fmt: skip
+    shape = Ceilings(shop, tools, shop.finish("quantized-only", ())).untrained("shape", [])  # type: ignore[arg-type]
+    assert shape.passes[-1] == _Quantize(precision="fp16", rest=rest)
+
+
+def test_what_cheaper_activations_could_reach_is_not_refused(decide: Any) -> None:
+    budget = Budget(0.5, max_latency=Limit(0.04, True))
+    with pytest.raises(Infeasible, match=r"artifact takes 0\.05 ms"):
+        decide(budget, cost="measured")
+    with pytest.raises(Infeasible, match=r"artifact takes 0\.05 ms"):
+        decide(budget, settings={"activation": {"to": "none"}}, **CHEAPER)
+    assert decide(budget, **CHEAPER)[1].candidates
+
+
+def test_a_latency_that_nothing_can_tell_is_no_broken_ceiling(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shop, "recorded_measure", lambda self, candidate: Measurement(source="unavailable"))
+    said = r"^--max-latency needs a clock, or figures to estimate by, and told has neither here; measure on the board w"
+    with pytest.raises(UnmetRequirement, match=said):
+        decide(Budget(0.01, max_latency=Limit(0.8, True)), cost="measured", board="told")
 
 
 def _rungs(cost: CostModel) -> set[int]:

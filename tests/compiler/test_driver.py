@@ -239,6 +239,7 @@ def test_a_task_and_an_agent_of_the_users_own(tmp_path: Path, at: Path, clock: t
     ("options", "sentence"),
     [
         ({"evaluation": 3}, r"compile has no option 'evaluation'; known: arch, board, cost, data"),
+        ({"cost": "estimated"}, r"--cost estimated: host-cpu is measured here; use --cost measured, or macs$"),
         ({"cost": "guess"}, r"cost 'guess' is not known; known: estimated, macs, measured"),
         ({"effort": "quik"}, r"effort 'quik' is not known; did you mean 'quick'\?"),
         ({"max_macs": 0.5}, r"--max-macs '0\.5' is not understood; give a share of the original such as 0\.5x"),

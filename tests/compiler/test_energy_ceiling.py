@@ -12,9 +12,12 @@ from compiler.conftest import arguments
 import edgeprune
 from edgeprune.benches.here import Here
 from edgeprune.budget import Budget, Limit
+from edgeprune.compiler.verify import verify
 from edgeprune.compiler.workshop import Workshop
 from edgeprune.errors import Infeasible, UnmetRequirement
 from edgeprune.model import OnnxModel
+from edgeprune.passes.base import Silent
+from edgeprune.passes.export import Export
 from edgeprune.profiles.energy import Energy
 from edgeprune.report import Measurement
 
@@ -102,3 +105,19 @@ def test_without_a_sensor_it_is_refused_before_any_work(
 def test_units() -> None:
     assert Limit.parse("energy", "60mJ") == Limit(60.0) and Limit.parse("energy", "0.5J") == Limit(500.0)
     assert Budget(max_energy=Limit(0.5, True)).ceilings() == {"energy": Limit(0.5, True)}
+
+
+def test_a_ceiling_that_nothing_could_tell_is_not_met(
+    at: Path, tmp_path: Path, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of one's own are not asked for a sensor; what they made cannot be judged, by share or by number."""
+    monkeypatch.setattr(Here, "energy", lambda self, model: None)
+    for number, ceiling in enumerate(("0.5x", "0.000001mJ")):
+        made = edgeprune.compile(**arguments(max_energy=ceiling, passes=[Export()]), out=tmp_path / str(number))
+        assert made.report.verdict == "unchecked"
+        [row] = [row for row in made.report.budget if row.quantity == "energy"]
+        assert (row.found, row.held, row.basis) == (None, None, "unchecked")
+        assert (row.limit is None) == (ceiling == "0.5x")
+        findings = {finding.what: finding for finding in verify(made.directory, Silent())}
+        assert findings["budget: energy"].detail.startswith("not checked") and findings["verdict"].held
+        assert "Energy" in (made.directory / "report.html").read_text(encoding="utf-8")

@@ -18,8 +18,10 @@ from rich.console import Console
 
 import edgeprune
 from edgeprune.compiler import page, table
+from edgeprune.compiler.verify import verify
 from edgeprune.errors import Infeasible
 from edgeprune.model import Surgery
+from edgeprune.passes.base import Silent
 
 Build = Callable[..., Any]
 
@@ -145,6 +147,17 @@ def test_channels_of_a_masked_build_can_go_and_its_zeros_stay(build: Build, quar
     replayed = build("replayed", "channel", model=quarter.directory, arch=str(inputs / "net.py:net"),
                      recipe=again.directory)  # fmt: skip
     assert (replayed.directory / "model.onnx").read_bytes() == (again.directory / "model.onnx").read_bytes()
+
+
+def test_a_share_of_a_masked_build_is_one_of_what_is_not_zero(build: Build, quarter: Any, inputs: Path) -> None:
+    again = build("share", "channel", model=quarter.directory, arch=str(inputs / "net.py:net"), max_parameters="0.6x",
+                  max_accuracy_drop=0.9, precision="fp32", epochs=1)  # fmt: skip
+    result, original = again.report.result, again.report.baseline
+    [row] = [row for row in again.report.budget if row.quantity == "parameters"]
+    assert row.limit == pytest.approx(0.6 * original.nonzero_parameters)
+    assert row.found == result.nonzero_parameters <= row.limit and again.report.verdict == "met"
+    assert 0.4 * row.limit < row.found, "and no more went than that takes"
+    assert all(finding.held for finding in verify(again.directory, Silent()))
 
 
 def test_a_floor_alone_is_bisected_over_what_is_not_zero(build: Build) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from compiler.conftest import arguments
 from safetensors.torch import load_file, save_file
 
 import edgeprune
@@ -281,3 +282,24 @@ def test_a_build_of_random_weights_is_replayed(at: Path, tmp_path: Path, clock: 
     )
     again = edgeprune.compile(arch="net.py:net", recipe=first.directory, out=tmp_path / "again")
     assert again.report.artifacts[0].sha256 == first.report.artifacts[0].sha256
+
+
+@pytest.mark.parametrize("prune", [{}, {"ratio": "0.25"}], ids=["dead", "a share"])
+def test_cuts_before_the_search_are_replayed_to_the_byte(
+    prune: dict[str, str], at: Path, tmp_path: Path, clock: tiny.Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch norms are re-estimated beside those of the model that a step was given: all cuts at once are not the same.
+    """
+    weights = load_file("net.safetensors")
+    for name in ("block.bn1.weight", "block.bn1.bias"):
+        weights[name][8:] = 0.0
+    save_file(weights, tmp_path / "dead.safetensors")
+    settings = {**tiny.QUICK["settings"], "prune": prune}
+    asked = {"cost": "macs", "max_macs": "0.4x", "max_accuracy_drop": 0.9, "settings": settings}
+    first = edgeprune.compile(**arguments(model=tmp_path / "dead.safetensors", **asked), out=tmp_path / "first")
+    recipe = json.loads((tmp_path / "first" / "recipe.json").read_text())
+    assert [one["pass"] for one in recipe["passes"]][:2] == ["recut", "recut"]
+    monkeypatch.setenv("EDGEPRUNE_CACHE", str(tmp_path / "empty"))
+    again = edgeprune.compile(arch="net.py:net", recipe=tmp_path / "first", out=tmp_path / "again")
+    for name in ("model.onnx", "model.safetensors"):
+        assert (again.directory / name).read_bytes() == (first.directory / name).read_bytes(), name

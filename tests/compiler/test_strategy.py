@@ -150,6 +150,18 @@ def test_a_build_slower_than_its_shape_is_cut_further(decide: Any) -> None:
     assert outcome.candidates["pruned-quantized"].share == pytest.approx(0.5)
 
 
+def test_a_size_is_tried_again_beside_a_latency_too(decide: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = Made.size_bytes.fget
+    monkeypatch.setattr(
+        Made, "size_bytes", property(lambda made: straight(made) + 600 * (2000 < made.parameters < 6000))
+    )
+    budget = Budget(0.5, max_latency=Limit(0.62, True), max_size=Limit(5000))
+    _, outcome = decide(budget, cost="measured")
+    tried = [probe.size_bytes > 5000 for probe in outcome.probes if probe.name.startswith("trained at")]
+    assert tried[0] and not tried[-1] and len(tried) <= 3
+    assert outcome.candidates["pruned-quantized"].size_bytes <= 5000
+
+
 def test_lower_precision_alone_may_do(decide: Any) -> None:
     shop, outcome = decide(Budget(0.01, max_size=Limit(0.5, True)), preparation=("finetune",))
     assert outcome.control is None, "nothing was trained that it could be a control for"

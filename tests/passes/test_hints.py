@@ -71,6 +71,17 @@ def test_the_distance_is_the_share_of_the_teachers_features_an_image() -> None:
     assert before == 0, "nothing stays behind"
 
 
+def test_no_features_are_held_while_a_student_is_scored() -> None:
+    teacher, student = seeded(), seeded()
+    hints = Hints(student.module, teacher.module, Surgery(), teacher.inputs)
+    images = torch.ones(4, 3, 8, 8)
+    student.module(images), teacher.module(images)
+    assert hints._given and hints.distance().item() == 0.0
+    student.predict(images.numpy())
+    assert not hints._given
+    hints.close()
+
+
 def test_every_image_counts_by_its_own_features() -> None:
     teacher, student = seeded(), seeded()
     with torch.no_grad():
@@ -78,8 +89,8 @@ def test_every_image_counts_by_its_own_features() -> None:
     hints = Hints(student.module, teacher.module, Surgery(), teacher.inputs)
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     images *= torch.tensor([1.0, 2, 3, 40]).view(4, 1, 1, 1)
+    student.module(images), teacher.module(images)
     with torch.no_grad():
-        student.module(images), teacher.module(images)
         shares = 1.0 / teacher.module.body(images).square().mean((1, 2, 3))
     torch.testing.assert_close(hints.distance(), shares.mean(), rtol=1e-3, atol=0)
     hints.close()

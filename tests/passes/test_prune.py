@@ -14,6 +14,7 @@ from edgeprune import surgery
 from edgeprune.errors import BadOption, UnmetRequirement
 from edgeprune.model import TorchModel
 from edgeprune.passes.prune import Prune
+from edgeprune.recalibration import follow
 from edgeprune.tracing import trace
 
 FINE = BOARD.model_copy(update={"channel_multiples": {"fp32": 1}})
@@ -250,3 +251,20 @@ def test_what_was_pruned_can_be_pruned_again(tmp_path: Path) -> None:
     twice, _ = run(Prune(ratio=0.5), once, tmp_path)
     assert [g.channels for g in trace(twice).groups] == [2, 4, 3, 5]
     assert torch.equal(surgery.rebuild(model, twice.surgery).module(*model.inputs), twice.module(*model.inputs))
+
+
+def test_what_was_cut_leaves_batch_norms_that_describe_what_reaches_them(tmp_path: Path) -> None:
+    """Who corrects statistics by those of the model it is given would bring the stale ones back."""
+    model = toy("Residual")
+    ctx, _ = context(tmp_path, model, task=Answers(model, 64))
+    stale = Prune(0.5, recalibration=0).run(model, ctx)
+    cut = Prune(0.5).run(model, ctx)
+    assert cut.surgery == stale.surgery
+    norms = [name for name, part in cut.module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    moved = {name: float((cut.module.get_submodule(name).running_mean
+                          - stale.module.get_submodule(name).running_mean).abs().max()) for name in norms}  # fmt: skip
+    assert norms and max(moved.values()) > 1e-3
+    follow(stale.module, model.module, stale.surgery.kept, ctx.task.calibration_batches(), 1024)
+    assert torch.equal(stale.module(*model.inputs), cut.module(*model.inputs))
+    with pytest.raises(ValueError, match=r"^recalibration must not be negative, not -1$"):
+        Prune(0.5, recalibration=-1)
