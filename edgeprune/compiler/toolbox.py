@@ -146,5 +146,11 @@ def toolbox(
         quantize=quantize,
         evaluations=sparsify.evaluations,
         data=data,
-        dialect=(configure(Dialect(), settings.get("dialect", {})),) if dialect else (),
+        dialect=_conforming(settings.get("dialect", {}), dialect),
     )
+
+
+def _conforming(asked: Mapping[str, str], dialect: bool) -> tuple[Dialect, ...]:
+    if asked and not dialect:
+        raise BadOption("dialect.… is for targets whose runtime does not read all of ONNX, and this one's does")
+    return (configure(Dialect(), asked),) if dialect else ()

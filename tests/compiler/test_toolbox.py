@@ -76,6 +76,14 @@ def test_settings_win() -> None:
     assert (found.export.tolerance, found.prune.ratio) == (0.5, 0.25)
 
 
+def test_what_a_target_has_no_use_for_is_refused() -> None:
+    said = r"^dialect\.… is for targets whose runtime does not read all of ONNX, and this one's does$"
+    with pytest.raises(BadOption, match=said):
+        tools({"dialect": {"whatever": "17"}})
+    with pytest.raises(BadOption, match=r"^dialect has no option 'whatever'"):
+        tools({"dialect": {"whatever": "17"}}, dialect=True)
+
+
 def test_counts_given_are_taken() -> None:
     found = tools(epochs=0, evaluations=1, agent=Uniform())
     assert (found.evaluations, found.trains, found.sparsify.agent) == (1, False, Uniform())
