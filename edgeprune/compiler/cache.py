@@ -122,7 +122,9 @@ def _imported(module: ModuleType | None) -> set[str]:
 
 
 def _maker(value: object) -> str:
-    own = getattr(value, "__module__", None)
+    own = None
+    with suppress(Exception):  # a proxy answers as it likes
+        own = getattr(value, "__module__", None)
     return own if isinstance(own, str) else type(value).__module__
 
 
