@@ -51,9 +51,8 @@ PACKAGES = (
 )
 _KNOWN = {*sys.stdlib_module_names, "edgeprune", "numpy", "torch", "torchvision", "timm", "ultralytics"} - {"__main__"}
 """Where code comes from that ``source_digest`` and ``versions`` already speak for."""
-
-
 _INSTALLED = {"site-packages", "dist-packages"}
+"""Folders whose files are a package's, and no user's own."""
 
 
 def root() -> Path:
