@@ -107,17 +107,20 @@ def test_the_table_is_filled_by_one_comparison_at_a_time(
     filled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[str] = []
+    while_held: list[int] = []
     opened = Store.open
 
     @contextmanager
     def open(self: Store, name: str) -> Iterator[Path]:
-        held.append(f"begun after {len(filled)} measurements")
         with opened(self, name) as folder:
+            held.append(name)
             yield folder
+            held.remove(name)
 
     monkeypatch.setattr(Store, "open", open)
+    monkeypatch.setattr(tabling, "extend", lambda *_: while_held.append(len(held)))
     compared(tmp_path / "out")
-    assert held[0] == "begun after 0 measurements" and filled == ["t.json"]
+    assert while_held == [1]
 
 
 def test_what_only_a_table_can_tell_needs_one() -> None:
