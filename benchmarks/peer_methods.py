@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from peer_networks import NETWORKS
+from peer_networks import NETWORKS, in_torch_alone
 from search import not_needed
 from torch import nn
 
@@ -196,7 +196,7 @@ def torch_pruning(job: Job, norm: int, everywhere: bool) -> Graphs:
         return size_of(TorchModel(pruned(ratio).eval(), job.model.spec, job.model.inputs))["macs"]
 
     # Sizes jump, and rounded ones not always down: of all ratios the one that keeps most under the ceiling.
-    sizes = {ratio: size(ratio) for ratio in np.arange(0.1, 0.9, 0.02).round(2).tolist()}
+    sizes = {ratio: size(ratio) for ratio in np.arange(0.02, 0.9, 0.02).round(2).tolist()}
     fitting = {ratio: macs for ratio, macs in sizes.items() if macs <= job.asked.macs * size_of(job.model)["macs"]}
     return job.ended(pruned(max(fitting, key=lambda ratio: fitting[ratio])))
 
@@ -212,10 +212,13 @@ def fastnas(job: Job) -> Graphs:
         return job.task.score(predict, "search", few).value
 
     space = mtp.fastnas.FastNASConfig()  # whose widths are multiples of 32, too coarse for layers of 16 to 64
-    space["nn.Conv2d"]["*"]["channel_divisor"] = space["nn.BatchNorm2d"]["*"]["feature_divisor"] = 4
+    widest = max(part.out_channels for part in job.model.module.modules() if isinstance(part, nn.Conv2d))
+    step = min(32, widest // 16)
+    space["nn.Conv2d"]["*"]["channel_divisor"] = space["nn.BatchNorm2d"]["*"]["feature_divisor"] = step
     images = [(batch.inputs, batch.targets) for _, batch in zip(range(8), job.task.train_batches(0, 0), strict=False)]
     module, _ = mtp.prune(
-        job.model.clone().module, mode=[("fastnas", space)], constraints={"flops": f"{100 * job.asked.macs:g}%"},
+        in_torch_alone(job.model.clone().module, job.model.inputs[0]), mode=[("fastnas", space)],
+        constraints={"flops": f"{100 * job.asked.macs:g}%"},
         dummy_input=job.model.inputs[0],
         config={"data_loader": images, "score_func": score, "checkpoint": str(job.folder / "fastnas.pth"),
                 "collect_func": lambda batch: batch[0]},
@@ -253,12 +256,13 @@ METHODS: dict[str, Callable[[Job], Graphs]] = {
 }
 """In the order of the table."""
 QUANTIZE_ALONE = ("ort-ptq", "nncf-ort", "nncf-openvino", "modelopt-ptq")
+TO_A_SHARE = tuple(name for name in METHODS if name not in ("fp32", *QUANTIZE_ALONE, "edgeprune-floor"))
+"""What is told which share of the MACs to keep."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what peers.py passes on to each method."""
     parser.add_argument("--epochs", type=int, default=2, help="of fine-tuning, for all that prune")
-    parser.add_argument("--macs", type=float, default=0.5, help="share of the MACs that pruners may keep")
     parser.add_argument("--floor", type=float, default=0.003, help="largest drop of edgeprune-floor, as a fraction")
     parser.add_argument("--evaluations", type=int, help="of edgeprune's searches; by default as many as compile has")
     parser.add_argument("--seed", type=int, default=0)
@@ -272,6 +276,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     options(parser)
+    parser.add_argument("--macs", type=float, default=0.5, help="share of the MACs that a pruner may keep")
     asked = parser.parse_args(arguments)
     asked.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)

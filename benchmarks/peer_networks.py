@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from conditions import data_pack
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -88,6 +89,36 @@ NETWORKS: Mapping[str, Network] = {
                      {"task": {"batch": "32"}, "finetune": {"lr": "0.01"}}),  # of 128 images an epoch is 11 steps
     "yolov5n": Network(_with_head, "kitti/data.yaml", None, _heads, {"task": {"transfer": "done"}}, trains=True),
 }
+
+
+def in_torch_alone(module: nn.Module, example: Tensor) -> nn.Module:
+    """Spell timm's convolutions with TensorFlow's padding and batch norms with activations as torch's own layers, in
+    place, for images of the example's shape (1, C, H, W): FastNAS does not know subclasses.
+    """
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+    hooks = [part.register_forward_hook(lambda part, given, out: sizes.update({part: given[0].shape[2:]}))
+             for part in module.modules() if isinstance(part, nn.Conv2d)]  # fmt: skip
+    with torch.no_grad():
+        module.eval()(example)
+    for hook in hooks:
+        hook.remove()
+    for name, part in list(module.named_modules()):
+        if isinstance(part, nn.BatchNorm2d) and type(part) is not nn.BatchNorm2d:
+            own: nn.Module = nn.BatchNorm2d(part.num_features, part.eps, part.momentum)
+            spelled = nn.Sequential(own, part.get_submodule("drop"), part.get_submodule("act"))
+        elif isinstance(part, nn.Conv2d) and type(part) is not nn.Conv2d:
+            own = nn.Conv2d(part.in_channels, part.out_channels, part.kernel_size, part.stride,  # type: ignore[arg-type]
+                            groups=part.groups, bias=part.bias is not None)  # fmt: skip
+            windows = zip(sizes[part], part.kernel_size, part.stride, strict=True)
+            pads = [max((-(-size // step) - 1) * step + kernel - size, 0) for size, kernel, step in windows]
+            (top, bottom), (left, right) = ((pad // 2, pad - pad // 2) for pad in pads)
+            spelled = nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), own)
+        else:
+            continue
+        own.load_state_dict(part.state_dict())
+        parent, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(parent), leaf, spelled)
+    return module.eval()
 
 
 def place(network: str, out: Path, epochs: int) -> Path:

@@ -1,16 +1,17 @@
 """edgeprune beside what a user would pick instead: same data, same epochs, one machine, one run.
 
-    python benchmarks/peers.py [resnet20 resnet56 lite0 yolov5n] [--methods M …] [--epochs 2] [--macs 0.5] [--out DIR]
+    python benchmarks/peers.py [resnet20 resnet56 lite0 yolov5n] [--methods M …] [--epochs 2] [--macs 0.5 …] [--out DIR]
 
 Each method of peer_methods.py runs in a process of its own, with a cache of its own; what is finished is kept in --out
 as long as neither edgeprune, these scripts, the packages nor the model change (the wall time of one that was killed is
 of what was left to do). Scores (top-1, or mAP50-95) are of the images that chose nothing, by the emitted graph in its
-own runtime. Times are of batch 1 and one thread; all graphs take turns, and a ratio is taken within each round. With
---pruning-alone nothing is quantized: what is compared is which channels go. yolov5n is first trained on KITTI's classes
-(--train-epochs); its search split has some 100 images and lite0's 250, of which one is more than the default --floor.
-Wants the packages nncf, openvino and nvidia-modelopt, for modelopt-fastnas torchprofile 0.0.4, and for modelopt-ptq
-onnx-graphsurgeon, lief, polygraphy, cppimport and onnxconverter-common, best without what these pin; what is left out
-or fails is told under the table. Leave the machine alone meanwhile.
+own runtime. What prunes to a share of the MACs has a row for each of --macs. Times are of batch 1 and one thread; all
+graphs take turns, and a ratio is taken within each round. With --pruning-alone nothing is quantized: what is compared
+is which channels go. yolov5n is first trained on KITTI's classes (--train-epochs); its search split has some 100 images
+and lite0's 250, of which one is more than the default --floor. Wants the packages nncf, openvino and nvidia-modelopt,
+for modelopt-fastnas torchprofile 0.0.4, and for modelopt-ptq onnx-graphsurgeon, onnxslim, lief, polygraphy, cppimport
+and onnxconverter-common, best without what these pin; what is left out or fails is told under the table. Leave the
+machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 import torch
 from conditions import conditions, load, spread, table
 from numpy.typing import NDArray
-from peer_methods import METHODS, QUANTIZE_ALONE, installed, options
+from peer_methods import METHODS, QUANTIZE_ALONE, TO_A_SHARE, installed, options
 from peer_networks import NETWORKS, made, place
 
 from edgeprune.compiler.cache import key, source_digest, versions
@@ -71,12 +72,12 @@ class LeftOut(Exception):
     """A method that has no row, and why."""
 
 
-def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def found_by(method: str, share: float, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Run a method, or read what it found before. Raises LeftOut where its package is missing or it failed."""
     needs = [package for package in NEEDS.get(method, ()) if not installed(package)]
     if needs:
         raise LeftOut(f"left out, {', '.join(needs)} not installed")
-    passed = [f"--{name}={getattr(asked, name)}" for name in ("epochs", "macs", "floor", "seed")]
+    passed = [f"--epochs={asked.epochs}", f"--macs={share}", f"--floor={asked.floor}", f"--seed={asked.seed}"]
     passed += [f"--evaluations={asked.evaluations}"] if asked.evaluations else []
     passed += ["--pruning-alone"] if asked.pruning_alone else []
     folder = place(network, asked.out, asked.train_epochs) / "".join([method, *passed]) / decided_by(model)
@@ -98,7 +99,7 @@ def found_by(method: str, network: str, model: Path, asked: argparse.Namespace) 
         raise LeftOut(f"failed: {said[-1]} ({folder / 'errors.txt'})")
     told = json.loads(lines[-1])
     kept.write_text(json.dumps(told), encoding="utf-8")
-    print(f"- {network}, {method}: {told['seconds']:.0f} s", flush=True)
+    print(f"- {network}, {method} ({share:g} of the MACs): {told['seconds']:.0f} s", flush=True)
     return told
 
 
@@ -141,11 +142,13 @@ def compared(network: str, asked: argparse.Namespace) -> str:
     for method in asked.methods:
         if asked.pruning_alone and method in QUANTIZE_ALONE:
             continue
-        try:
-            facts[method] = found_by(method, network, model, asked)
-        except LeftOut as why:
-            absent.append(f"- {network}, {method}: {why}")
-            print(absent[-1], flush=True)
+        for share in asked.macs if method in TO_A_SHARE else asked.macs[:1]:
+            name = f"{method}, {share:g}x" if method in TO_A_SHARE else method
+            try:
+                facts[name] = found_by(method, share, network, model, asked)
+            except LeftOut as why:
+                absent.append(f"- {network}, {name}: {why}")
+                print(absent[-1], flush=True)
     graphs = {f"{method}|{runtime}": Path(graph) for method, one in facts.items()
               for runtime, graph in one["graphs"].items()}  # fmt: skip
     for name, graph in graphs.items():
@@ -181,6 +184,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     options(parser)
+    parser.add_argument("--macs", type=float, nargs="+", default=[0.5], help="shares of the MACs that pruners may keep")
     parser.add_argument("--train-epochs", type=int, default=60, help="of yolov5n's head at most, before all else")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("build/peers"))
@@ -195,7 +199,8 @@ def main(arguments: list[str]) -> None:
         print(compared(network, asked), flush=True)
     peers = [name for name in PEERS if installed(name)]
     print(conditions(before, peers=", ".join(f"{name} {metadata.version(name)}" for name in peers),
-                     epochs=asked.epochs, macs=asked.macs, floor=asked.floor, seed=asked.seed, rounds=asked.rounds,
+                     epochs=asked.epochs, macs=" ".join(f"{share:g}" for share in asked.macs), floor=asked.floor,
+                     seed=asked.seed, rounds=asked.rounds,
                      evaluations=asked.evaluations or "compile's own", train_epochs=asked.train_epochs))  # fmt: skip
 
 
