@@ -119,8 +119,7 @@ def run(
         with closing(bench), closing(pool_for(request)) as pool:
             means = _means(request, bench.board, progress, pool)
             audited = Audited(opened.task, choosing(tools.sparsify, contest.evaluations), request.seed)
-            timed = contest.measure or request.table is not None
-            ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if timed else ()
+            ending: tuple[AnyPass, ...] = (tools.export, *tools.dialect) if contest.emits else ()
             arena = Arena(opened.original, audited, tools.sparsify, means, bench, Store(), ending)
             with arena.store.open(key("comparison", arena.identity)):  # one at a time, from the first measurement on
                 if request.table is not None:

@@ -19,6 +19,8 @@ ABLATIONS: tuple[Ablation, ...] = ("no-recalibration", "no-distillation", "no-me
 """What a comparison may leave out, in rows of their own."""
 TABLES = ("sparsify", "finetune", "task", "agent", "export", "dialect")
 """What ``settings`` may be about."""
+OF_GRAPHS = ("export", "dialect")
+"""Those of TABLES that only make a finished graph."""
 OF_BUILDS = ("actions", "observation", "reward", "reward_weights", "reward_grid", "ratio", "warm", "mixed")
 """Options of ``sparsify`` that say how episodes are played."""
 EVALUATIONS = 300
@@ -57,11 +59,18 @@ class Contest:
         for table in self.request.settings:
             if table not in TABLES:
                 raise BadOption(f"a comparison has no {table!r} to set{nearest(table, TABLES)}")
+            if table in OF_GRAPHS and not self.emits:
+                raise BadOption(f"{table}.… has no say in a comparison that times nothing; give --measure or --table")
         for name in self.request.settings.get("sparsify", {}):
             if name in OF_BUILDS:
                 raise BadOption(f"a comparison has every agent play by the same rules; sparsify.{name} is for compile")
         if not self.agents or not self.budgets:
             raise BadOption("nothing to compare: give --agents and a ceiling")
+
+    @property
+    def emits(self) -> bool:
+        """Whether finished graphs are made: to be timed, or to tell a latency table."""
+        return self.measure or self.request.table is not None
 
     def _require_table(self) -> None:
         """Raise BadOption where something is asked for that only a latency table can tell."""
@@ -94,6 +103,8 @@ def methods(contest: Contest, tools: Toolbox) -> list[Method]:
     """Return the rows: every agent, learning ones warm, then the cold ones, then each ablation of all of these."""
     if "no-distillation" in contest.ablations and not tools.finetune.epochs:
         raise BadOption("--ablation no-distillation is about fine-tuning; give --epochs")
+    if contest.request.settings.get("finetune") and not tools.finetune.epochs:
+        raise BadOption("finetune.… has no say in a comparison that trains nothing; give --epochs")
     usual = [
         Method(name, dataclasses.replace(tools.sparsify, agent=agent), tools.finetune, agent.learns)
         for name, agent in _agents(contest).items()

@@ -105,6 +105,8 @@ def test_the_command_prints_tables_or_json(at: Path, tmp_path: Path) -> None:
         (("--max-macs", "0.30x"), 2, "a budget is given twice"),
         (("--set", "agent.lowest=1", "--agents", "random"), 2, "none of these agents has an option 'lowest'"),
         (("--set", "quantize.precision=int8"), 2, "a comparison has no 'quantize' to set"),
+        (("--set", "export.opset=18"), 2, "export.… has no say in a comparison that times nothing; give --measure or"),
+        (("--set", "finetune.lr=0.1"), 2, "finetune.… has no say in a comparison that trains nothing; give --epochs"),
         (("--ablation", "no-distillation"), 2, "is about fine-tuning; give --epochs"),
         (("--ablation", "no-search"), 2, "'no-search' is not one of"),
         (("--max-macs", "half"), 2, "--max-macs 'half' is not understood"),
