@@ -56,6 +56,17 @@ class Contest:
         for ablation in set(self.ablations).difference(ABLATIONS):
             raise BadOption(f"unknown ablation {ablation!r}{nearest(ablation, ABLATIONS)}")
         self._require_table()
+        self._require_say()
+        if not self.agents or not self.budgets:
+            raise BadOption("nothing to compare: give --agents and a ceiling")
+
+    @property
+    def emits(self) -> bool:
+        """Whether finished graphs are made: to be timed, or to tell a latency table."""
+        return self.measure or self.request.table is not None
+
+    def _require_say(self) -> None:
+        """Raise BadOption for settings that would decide nothing."""
         for table in self.request.settings:
             if table not in TABLES:
                 raise BadOption(f"a comparison has no {table!r} to set{nearest(table, TABLES)}")
@@ -64,13 +75,6 @@ class Contest:
         for name in self.request.settings.get("sparsify", {}):
             if name in OF_BUILDS:
                 raise BadOption(f"a comparison has every agent play by the same rules; sparsify.{name} is for compile")
-        if not self.agents or not self.budgets:
-            raise BadOption("nothing to compare: give --agents and a ceiling")
-
-    @property
-    def emits(self) -> bool:
-        """Whether finished graphs are made: to be timed, or to tell a latency table."""
-        return self.measure or self.request.table is not None
 
     def _require_table(self) -> None:
         """Raise BadOption where something is asked for that only a latency table can tell."""
