@@ -85,6 +85,8 @@ class Shop:
     takes: Callable[[float], float] = lambda share: share
     preparation: tuple[str, ...] = ()
     smooth: bool = False
+    rigid: bool = False
+    """Whether nothing of the network can be cut."""
     cheaper: float = 1.0
     """What other activations make of the latency, and ``relu_loses`` of the accuracy once trained."""
     relu_loses: Callable[[float], int] = lambda share: 0
@@ -96,7 +98,7 @@ class Shop:
     finished: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        network = tiny.network()
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, 3)) if self.rigid else tiny.network()
         if self.smooth:
             network = nn.Sequential(network, nn.SiLU())
         self.original = torch_model(network, (1, 3, 12, 12))

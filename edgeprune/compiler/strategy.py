@@ -77,26 +77,19 @@ class Strategy:
             self._require_clock()
         quantized = self.workshop.finish("quantized-only", self.tools.ending())
         self.outcome.candidates["quantized-only"] = quantized
-        cost = self.tools.sparsify.offering(
-            self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board)
-        )
+        cost = self.tools.sparsify.offering(self.tools.sparsify.rows(self.workshop.original, self.workshop.means.board))
         ceilings = Ceilings(self.workshop, self.tools, quantized)
-        if not any(len(g.options()) > 1 for g in cost.groups):
-            if not ceilings.fits(quantized):
-                raise UnmetRequirement(
-                    "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
-                )
-            self.outcome.notes.append(
-                "nothing of this model can be pruned; `edgeprune inspect` says why for every group"
-            )
-            return self.outcome
-        grid = ceilings.grid(cost)
-        self._aligned = grid is not cost
-        grid = self.tools.sparsify.offering(grid)
-        if not ceilings or ceilings.measured:
-            self._take(replacing.replace(self.workshop, self.tools, ceilings, quantized))
-        grid = self._aimed(grid)
-        best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
+        best = None
+        if any(len(g.options()) > 1 for g in cost.groups):
+            grid = ceilings.grid(cost)
+            self._aligned = grid is not cost
+            grid = self.tools.sparsify.offering(grid)
+            self._replace(ceilings, quantized)
+            grid = self._aimed(grid)
+            best = self._under(ceilings, grid) if ceilings else self._above_floor(grid)
+        else:
+            self._replace(ceilings, quantized)
+            self._require_fit(ceilings)
         if best is not None:
             self._finish_pair(best)
         if self.workshop.preparation and self.tools.trains and (best is not None or self._replacing):
@@ -118,8 +111,19 @@ class Strategy:
         epochs = sum(one.epochs for one in (*self._replacing, self.tools.finetune) if isinstance(one, Finetune))
         return dataclasses.replace(self.tools.finetune, epochs=epochs, distillation=0.0, hints=0.0)
 
-    def _take(self, replaced: Replaced) -> None:
-        """Cut with other activations from here on, where they were worth it."""
+    def _require_fit(self, ceilings: Ceilings) -> None:
+        """Raise UnmetRequirement where nothing can be pruned and what there is without keeps no ceiling."""
+        if not any(ceilings.fits(one) for name, one in self.outcome.candidates.items() if name != "original"):
+            raise UnmetRequirement(
+                "no group of this model can be pruned; `edgeprune inspect` says why for each of them"
+            )
+        self.outcome.notes.append("nothing of this model can be pruned; `edgeprune inspect` says why for every group")
+
+    def _replace(self, ceilings: Ceilings, quantized: Finished) -> None:
+        """Cut with other activations from here on, where a clock decides and they were worth it."""
+        if ceilings and not ceilings.measured:
+            return
+        replaced: Replaced = replacing.replace(self.workshop, self.tools, ceilings, quantized)
         self._replacing = replaced.passes
         if replaced.candidate is not None:
             self.outcome.candidates[replaced.candidate.name] = replaced.candidate

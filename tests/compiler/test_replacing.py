@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from shop import CHEAPER, Made, replaced
 
-from edgeprune.budget import Budget
+from edgeprune.budget import Budget, Limit
+from edgeprune.errors import UnmetRequirement
 
 STEP = ["activation", "finetune"]
 CUTTING = ["prune", "sparsify", "finetune", "export", "quantize"]
@@ -95,3 +96,14 @@ def test_cheaper_activations_that_gain_nothing_are_not_trained(decide: Any) -> N
 def test_activations_stay_where_no_clock_decides_or_none_is_smooth(decide: Any, options: dict[str, Any]) -> None:
     shop, outcome = decide(Budget(0.01), cheaper=0.5, **options)
     assert not outcome.notes and not any(p.name == "activation" for made in shop.finished for p in made.passes)
+
+
+def test_activations_are_replaced_where_nothing_can_be_cut(decide: Any) -> None:
+    inspect = "nothing of this model can be pruned; `edgeprune inspect` says why for every group"
+    for budget in (Budget(0.01), Budget(0.01, max_latency=Limit(0.7, True))):
+        _, outcome = decide(budget, rigid=True, **CHEAPER)
+        assert shares(outcome.candidates["activations-quantized"]) == pytest.approx([0.8, 0.5, 1.0])
+        assert outcome.notes[3:] == [inspect]
+        assert "pruned-quantized" not in outcome.candidates
+    with pytest.raises(UnmetRequirement, match=r"^no group of this model can be pruned"):
+        decide(Budget(0.01, max_latency=Limit(0.5, True)), rigid=True, **CHEAPER)
