@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ COMMAND = ("compare", "net.safetensors", "--arch", "net.py:net", "--data", "data
            "--max-macs", "0.3x", "--seeds", "2",
            "--evaluations", "12", "--set", "task.batch=32", "--set", "task.calibration=64", "--set",
            "sparsify.recalibration=64", "--set", "sparsify.objective=metric", "--images", "50")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """The shared comparison: what it said, where it lies, and every scoring it asked the task for."""
+
+    report: Comparison
+    out: Path
+    cache: Path
+    scored: list[tuple[str, tuple[int, ...] | None]]
 
 
 def write_target(folder: Path) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import tiny
-from comparing import write_target
+from comparing import Done, compared, write_target
 from contexts import torch_model
 from shop import Shop
 
 import edgeprune
+from edgeprune.benches.here import Here
 from edgeprune.budget import Budget
 from edgeprune.compiler import ceilings as ceilings_module
 from edgeprune.compiler.driver import Build
@@ -105,3 +106,23 @@ def decide(cost_model: CostModel, monkeypatch: pytest.MonkeyPatch) -> Any:
         return made, Strategy(made, tools).run()  # type: ignore[arg-type]
 
     return go
+
+
+@pytest.fixture(scope="session")
+def done(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Three agents, two budgets, an epoch of fine-tuning, everything timed."""
+    out, cache = tmp_path_factory.mktemp("compared") / "c", tmp_path_factory.mktemp("compared-cache")
+    scored: list[tuple[str, tuple[int, ...] | None]] = []
+    score = Classification.score
+
+    def watched(self: Classification, predict: Any, split: Any, indices: Any = None) -> Any:
+        scored.append((split, None if indices is None else tuple(indices)))
+        return score(self, predict, split, indices)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEPRUNE_CACHE", str(cache))
+        patch.chdir(inputs)
+        patch.setattr(Classification, "score", watched)
+        patch.setattr(Here, "measure", lambda self, models: tiny.Clock().measure(models))
+        report = compared(out=out, max_macs=("0.4x", "0.3x"), epochs=1, measure=True)
+    return Done(report, out, cache, scored)
