@@ -72,12 +72,18 @@ class LeftOut(Exception):
     """A method that has no row, and why."""
 
 
-def found_by(method: str, share: float, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def labelled(method: str, share: float | None) -> str:
+    """Return what the table calls a method, with the share of the MACs that it was told to keep, if any."""
+    return method if share is None else f"{method}, {share:g}x"
+
+
+def found_by(method: str, share: float | None, network: str, model: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Run a method, or read what it found before. Raises LeftOut where its package is missing or it failed."""
     needs = [package for package in NEEDS.get(method, ()) if not installed(package)]
     if needs:
         raise LeftOut(f"left out, {', '.join(needs)} not installed")
-    passed = [f"--epochs={asked.epochs}", f"--macs={share}", f"--floor={asked.floor}", f"--seed={asked.seed}"]
+    passed = [f"--{name}={getattr(asked, name)}" for name in ("epochs", "floor", "seed")]
+    passed += [] if share is None else [f"--macs={share}"]
     passed += [f"--evaluations={asked.evaluations}"] if asked.evaluations else []
     passed += ["--pruning-alone"] if asked.pruning_alone else []
     folder = place(network, asked.out, asked.train_epochs) / "".join([method, *passed]) / decided_by(model)
@@ -99,7 +105,7 @@ def found_by(method: str, share: float, network: str, model: Path, asked: argpar
         raise LeftOut(f"failed: {said[-1]} ({folder / 'errors.txt'})")
     told = json.loads(lines[-1])
     kept.write_text(json.dumps(told), encoding="utf-8")
-    print(f"- {network}, {method} ({share:g} of the MACs): {told['seconds']:.0f} s", flush=True)
+    print(f"- {network}, {labelled(method, share)}: {told['seconds']:.0f} s", flush=True)
     return told
 
 
@@ -142,8 +148,8 @@ def compared(network: str, asked: argparse.Namespace) -> str:
     for method in asked.methods:
         if asked.pruning_alone and method in QUANTIZE_ALONE:
             continue
-        for share in asked.macs if method in TO_A_SHARE else asked.macs[:1]:
-            name = f"{method}, {share:g}x" if method in TO_A_SHARE else method
+        for share in asked.macs if method in TO_A_SHARE else (None,):
+            name = labelled(method, share)
             try:
                 facts[name] = found_by(method, share, network, model, asked)
             except LeftOut as why:
