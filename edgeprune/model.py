@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Any number of images, float32 (n, C, H, W) -> outputs (n, ...). What tasks score, at every level."""
 
 METADATA_KEY = "edgeprune.spec"
+PIXELS = 1 << 21
+"""Of the images of one forward pass, at most: with 250 of 224 px a single layer's output would take 1.2 GB."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +171,12 @@ class TorchModel:
         return digest.hexdigest()
 
     def predict(self, images: NDArray[np.float32], batch: int = 250) -> NDArray[np.float32]:
-        """Run the module, on whatever device it is, on images (n, C, H, W) without gradients; a ``Predict``."""
+        """Run the module, on whatever device it is, on images (n, C, H, W) without gradients, ``batch`` of them at most
+        at a time; a ``Predict``.
+        """
         device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
         with torch.no_grad():
-            parts = [
-                self.module(torch.from_numpy(images[i : i + batch]).to(device)) for i in range(0, len(images), batch)
-            ]
+            parts = [self.module(torch.from_numpy(part).to(device)) for part in portions(images, batch)]
         result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return result
 
@@ -244,6 +247,13 @@ class OnnxModel:
     def size_bytes(self) -> int:
         """Return the size of the file."""
         return self.path.stat().st_size
+
+
+def portions(images: NDArray[np.float32], most: int) -> Iterator[NDArray[np.float32]]:
+    """Yield images (n, C, H, W) in order, up to ``most`` at a time: fewer where these have over PIXELS pixels."""
+    count = max(1, min(most, PIXELS // max(math.prod(images.shape[2:]), 1)))
+    for start in range(0, len(images), count):
+        yield images[start : start + count]
 
 
 def batched(runner: Runner, spec: ModelSpec) -> Predict:

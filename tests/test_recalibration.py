@@ -8,7 +8,7 @@ from contexts import smooth_images
 from networks import toy
 from torch import Tensor, nn
 
-from edgeprune.recalibration import controls, first_images, has_batch_norm, recalibrate
+from edgeprune.recalibration import Sample, controls, first_images, has_batch_norm, recalibrate
 
 
 def batches(n: int = 60, size: int = 20) -> tuple[Tensor, ...]:
@@ -23,6 +23,18 @@ def test_statistics_become_the_plain_average_over_the_batches() -> None:
     variances = torch.stack([b.var((0, 2, 3)) for b in given])  # unbiased, as torch keeps them
     assert torch.allclose(module[0].running_mean, means.mean(0), atol=1e-6)
     assert torch.allclose(module[0].running_var, variances.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(50, 5, 9, 11), (50, 5)])
+def test_moments_taken_of_a_few_images_at_a_time_are_those_of_all(shape: tuple[int, ...], kind: torch.dtype) -> None:
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kind)
+    whole = inputs.float()
+    space = (2, 3)[: len(shape) - 2]
+    found = Sample.of(inputs)
+    assert torch.equal(found.means, whole.mean(space) if space else whole)
+    assert torch.equal(found.squares, whole.square().mean(space) if space else whole.square())
+    torch.testing.assert_close(found.variance, whole.var((0, *space)))
 
 
 def test_nothing_of_the_old_statistics_is_left() -> None:

@@ -22,6 +22,7 @@ from edgeprune import surgery
 from edgeprune.compiler.cache import Store, code_digest, finish, finished, key
 from edgeprune.errors import BadModel, BadOption, EdgepruneError
 from edgeprune.files import mending, write_atomic
+from edgeprune.memory import give_back
 from edgeprune.model import OnnxModel, Surgery, TorchModel
 from edgeprune.passes.base import Context, Pass
 from edgeprune.report import StepRecord
@@ -116,6 +117,7 @@ def _run(one: AnyPass, model: Model, ctx: Context, store: Store, name: str, cand
         plain = to_jsonable_python(facts)
         seconds = time.perf_counter() - started
         _save(folder, result, plain, seconds)
+        give_back()  # the next pass is of another kind, and asks for blocks of other sizes
         made = _load(folder, {"facts": plain}, ctx.original)
         return made, _step(one, candidate, seconds, False, plain, made)
 

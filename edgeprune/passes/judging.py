@@ -13,6 +13,7 @@ import torch
 
 from edgeprune import importance
 from edgeprune.groups import Group, Widths
+from edgeprune.memory import give_back
 from edgeprune.model import Predict, Surgery, TorchModel
 from edgeprune.passes.agreement import Agreement, agreement
 from edgeprune.passes.base import Context
@@ -164,6 +165,7 @@ class Judge:
             close = getattr(self._bar, "close", None)
             if close:
                 close()
+            give_back()  # what the workers held, before the plan is cut and trained
 
     def scores(self, plans: Sequence[Widths]) -> Iterator[float]:
         """Yield one score a plan, in order, as soon as it and those before it are known."""

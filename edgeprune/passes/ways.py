@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.model import TorchModel
+from edgeprune.model import TorchModel, portions
 from edgeprune.profiles.host import has_bf16
 
 Arithmetic = Literal["auto", "fp32", "bf16"]
@@ -59,7 +59,7 @@ class Way:
     def predict(self, model: TorchModel, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run a dressed model in batches; a ``Predict`` once the model is bound."""
         with torch.no_grad(), self.computing():
-            parts = [model.module(self.batch(_tensor(images[i : i + _BATCH]))) for i in range(0, len(images), _BATCH)]
+            parts = [model.module(self.batch(_tensor(part))) for part in portions(images, _BATCH)]
         outputs: NDArray[np.float32] = torch.cat(parts).float().numpy()
         return outputs
 

@@ -111,6 +111,13 @@ def test_passes_run_once_and_on_a_clone(run: Any, model: TorchModel) -> None:
     assert (step.name, step.options, step.candidate) == ("scale", {"factor": 2.0}, "candidate")
 
 
+def test_what_a_pass_freed_is_given_back_before_the_next(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "give_back", lambda: RUNS.append("back"))
+    run(Scale(), Scale(3.0))
+    run(Scale(), Scale(3.0))  # from the store, where nothing was asked for
+    assert RUNS == ["scale", "back", "scale", "back"]
+
+
 def test_a_finished_prefix_is_taken_from_the_store(run: Any) -> None:
     run(Scale(), Scale(3.0))
     _, steps = run(Scale(), Scale(4.0))
