@@ -20,17 +20,20 @@ for _ in range(16):  # no block fits exactly where one like it was: it takes som
 """
 
 HELD = """
+import os
 import threading
 from pathlib import Path
 import torch
 from edgeprune.memory import give_back, keep_freed
 keep_freed()
 torch.set_num_threads(1)
-def held(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def held(): return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+def work(count):
+    thread = threading.Thread(target=lambda: [torch.ones(1 << 20) for _ in range(count)])  # in an arena of its own
+    thread.start(), thread.join()
+work(1)  # what the first of them loads stays
 before = held()
-def work(): [torch.ones(1 << 20) for _ in range(64)]
-thread = threading.Thread(target=work)  # in an arena of its own
-thread.start(), thread.join()
+work(64)
 print(held() - before)
 give_back()
 print(held() - before)

@@ -26,9 +26,14 @@ def test_statistics_become_the_plain_average_over_the_batches() -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [False, True], ids=["", "channels last"])
 @pytest.mark.parametrize("shape", [(50, 5, 9, 11), (50, 5)])
-def test_moments_taken_of_a_few_images_at_a_time_are_those_of_all(shape: tuple[int, ...], kind: torch.dtype) -> None:
+def test_moments_taken_of_a_few_images_at_a_time_are_those_of_all(
+    shape: tuple[int, ...], last: bool, kind: torch.dtype
+) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(kind)
+    if last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
     whole = inputs.float()
     space = (2, 3)[: len(shape) - 2]
     found = Sample.of(inputs)

@@ -21,6 +21,7 @@ from edgeprune.groups import DROP, plan_of, uniform
 from edgeprune.layers import nonzero
 from edgeprune.mixed import tallied
 from edgeprune.model import Surgery, TorchModel
+from edgeprune.passes import judging
 from edgeprune.passes.finetune import Finetune
 from edgeprune.passes.judging import Judge
 from edgeprune.passes.pool import Threads
@@ -225,6 +226,14 @@ def test_threads_are_given_back_even_after_a_failure(tmp_path: Path) -> None:
     finally:
         torch.set_num_threads(before)
     assert threading.active_count() == running
+
+
+def test_memory_is_given_back_once_the_workers_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running: list[int] = []
+    monkeypatch.setattr(judging, "give_back", lambda: running.append(threading.active_count()))
+    before = threading.active_count()
+    search(tmp_path, pool=Threads(2))
+    assert running and set(running) == {before}
 
 
 class Watched(Answers):
